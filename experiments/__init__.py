@@ -1,0 +1,1 @@
+"""absl-flag binaries built on loop and kernels."""

@@ -1,0 +1,1 @@
+"""Maths on tensors: no variables, no flags, no input or output."""

@@ -1,0 +1,1 @@
+"""tapestep: a compiled training loop for TensorFlow."""

@@ -1,0 +1,95 @@
+"""What a step may know of its place in the run: seed, global step, positions, mask, replicas.
+
+Layers that draw random bits (Dropout) or keep statistics (BatchNorm) need these without every model
+passing them down by hand. The compiled loop sets the context around each step while tracing; outside a
+step there is none, and asking for it raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingAverage:
+    """One step's contribution to a moving average, held back until the step is known to be finite.
+
+    Attributes:
+      variable: the moving average, any shape.
+      value: this batch's value, same shape.
+      momentum: the share of the old value kept, in [0, 1].
+    """
+
+    variable: tf.Variable
+    value: tf.Tensor
+    momentum: float
+
+
+@dataclasses.dataclass
+class StepContext:
+    """The place of the traced step in the run.
+
+    Attributes:
+      seed: int64 scalar, the run's seed.
+      global_step: int64 scalar, the number of steps done before this one.
+      positions: int32 [B], each local example's position in the global batch.
+      mask: bool [B], False for the padding of an unequal slice; None when nothing is padded.
+      global_count: number of real examples in the global (micro-)batch, a float32/64-castable scalar.
+      replicas: number of replicas in the run.
+      all_reduce_sum: sums a list of tensors over the replicas, one packed collective; None with one.
+      moving_averages: what BatchNorm and friends recorded; committed after the finite check.
+    """
+
+    seed: tf.Tensor
+    global_step: tf.Tensor
+    positions: tf.Tensor
+    mask: tf.Tensor | None
+    global_count: int | tf.Tensor
+    replicas: int = 1
+    all_reduce_sum: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None
+    moving_averages: list[MovingAverage] = dataclasses.field(default_factory=list)
+
+    def record(self, variable: tf.Variable, value: tf.Tensor, momentum: float) -> None:
+        """Notes this batch's value of a moving average; the step commits it if it is finite."""
+        self.moving_averages.append(MovingAverage(variable, value, momentum))
+
+
+_context: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar("step", default=None)
+
+
+def current_or_none() -> StepContext | None:
+    """The traced step's context, or None outside a step."""
+    return _context.get()
+
+
+def current(asker: str) -> StepContext:
+    """The traced step's context.
+
+    Args:
+      asker: who asks, for the error message.
+
+    Raises:
+      RuntimeError: outside a step.
+    """
+    context = _context.get()
+    if context is None:
+        raise RuntimeError(
+            f"{asker}: called outside a training step, where there is no seed, global step or batch "
+            "position; run it through loop.compile or loop.Trainer, or inside `with step_context.within(...)`"
+        )
+    return context
+
+
+@contextlib.contextmanager
+def within(context: StepContext) -> Iterator[StepContext]:
+    """Makes `context` the current one inside the `with` block."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
