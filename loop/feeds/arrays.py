@@ -1,0 +1,113 @@
+"""Arrays held on the device, gathered into batches inside the compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from loop.feeds.feed import Batch, Chunk
+from loop.feeds.layout import Layout
+from loop.feeds.order import Order
+
+Transform = Callable[[Batch], Batch]
+
+
+class Arrays:
+    """Batches from arrays that fit in the device's memory.
+
+    Batch *s* holds the places s * batch_size ... of the endless sequence of epochs, each epoch a
+    permutation of its own. So no example is dropped, and a batch may lie across two epochs.
+
+    Args:
+      arrays: name -> array [N, ...]; all of the same N. Kept in their dtype: uint8 images take a
+        quarter of the memory and are converted in `transform`.
+      batch_size: examples in the global batch, at most N.
+      seed: of the order and of the run's random numbers.
+      shuffle: False for the order of storage.
+      transform: batch -> batch, traced into the step after the gather: scaling, augmentation. It may
+        read `step_context.current` for seed, global step and positions.
+      partners: also gather, under "partner", the batch whose row j is the example at position
+        batch_size - 1 - j of the global batch: what mixup mixes with, on any number of replicas.
+
+    Raises:
+      ValueError: where the arrays' sizes differ, are zero, or batch_size does not fit.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        transform: Transform | None = None,
+        partners: bool = False,
+    ) -> None:
+        sizes = {name: len(array) for name, array in arrays.items()}
+        if not sizes or len(set(sizes.values())) != 1:
+            raise ValueError(f"Arrays: expected arrays of one length, found {sizes}")
+        self.size = next(iter(sizes.values()))
+        if not 1 <= batch_size <= self.size:
+            raise ValueError(
+                f"Arrays: batch_size must be from 1 to the {self.size} examples, got {batch_size}"
+            )
+        self.arrays = dict(arrays)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.order = Order(self.size, seed, shuffle=shuffle)
+        self.transform = transform
+        self.partners = partners
+
+    def resident(self) -> Batch:
+        """The arrays as tensors on the current device."""
+        return {name: tf.constant(array) for name, array in self.arrays.items()}
+
+    def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
+        """Example indices int32 [capacity, P], and the mask where slices are padded."""
+        del count  # A row costs nothing here: all are filled.
+        chunk: Chunk = {"index": self._indices(first_step, capacity, layout.positions)}
+        if self.partners:
+            mirrored = self.batch_size - 1 - layout.positions
+            chunk["partner_index"] = self._indices(first_step, capacity, mirrored)
+        if layout.mask is not None:
+            chunk["mask"] = np.broadcast_to(layout.mask, chunk["index"].shape)
+        return chunk
+
+    def _indices(
+        self, first_step: int, capacity: int, positions: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.int32]:
+        starts = (first_step + np.arange(capacity, dtype=np.int64)) * self.batch_size
+        return self.order.indices(starts[:, None] + positions).astype(np.int32)
+
+    def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
+        """The examples of one row, gathered and transformed."""
+        batch = _gathered(resident, chunk["index"][row])
+        if self.partners:
+            batch["partner"] = _gathered(resident, chunk["partner_index"][row])
+        return self.transform(batch) if self.transform else batch
+
+    def example_ids(self, step: int) -> npt.NDArray[np.int64]:
+        """The rows of the arrays that batch `step` holds, by position in the global batch."""
+        return self.order.indices(step * self.batch_size + np.arange(self.batch_size))
+
+    def evaluation_chunk(self, layouts_batch: int, layout: Layout) -> Chunk:
+        """Every example once, in storage order: indices and mask [batches, P].
+
+        Args:
+          layouts_batch: examples in a global evaluation batch, of which `layout` is one replica's.
+          layout: this replica's places in it.
+        """
+        batches = -(-self.size // layouts_batch)
+        places = np.arange(batches, dtype=np.int64)[:, None] * layouts_batch + layout.positions
+        mask = places < self.size
+        if layout.mask is not None:
+            mask = mask & layout.mask
+        return {"index": np.where(mask, places, 0).astype(np.int32), "mask": mask}
+
+
+def _gathered(resident: Mapping[str, tf.Tensor], index: tf.Tensor) -> Batch:
+    return {name: tf.gather(array, index) for name, array in resident.items()}
