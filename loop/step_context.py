@@ -1,8 +1,8 @@
 """What a step may know of its place in the run: seed, global step, positions, mask, replicas.
 
-Layers that draw random bits (Dropout) or keep statistics (BatchNorm) need these without every model
-passing them down by hand. The compiled loop sets the context around each step while tracing; outside a
-step there is none, and asking for it raises.
+Layers that draw random bits (Dropout) or keep statistics (BatchNorm) need these without every
+model passing them down by hand. The compiled loop sets the context around each step while tracing;
+outside a step there is none, and asking for it raises.
 """
 
 from __future__ import annotations
@@ -11,23 +11,31 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
 class MovingAverage:
-    """One step's contribution to a moving average, held back until the step is known to be finite.
+    """One batch's contribution to a moving average, held back until the step is known to be finite.
 
     Attributes:
       variable: the moving average, any shape.
       value: this batch's value, same shape.
       momentum: the share of the old value kept, in [0, 1].
+      weight: how many examples the value stands for, a scalar; slices are averaged by it, and a
+        total of zero leaves the variable as it is.
     """
 
     variable: tf.Variable
     value: tf.Tensor
     momentum: float
+    weight: tf.Tensor
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 @dataclasses.dataclass
@@ -39,9 +47,11 @@ class StepContext:
       global_step: int64 scalar, the number of steps done before this one.
       positions: int32 [B], each local example's position in the global batch.
       mask: bool [B], False for the padding of an unequal slice; None when nothing is padded.
-      global_count: number of real examples in the global (micro-)batch, a float32/64-castable scalar.
+      batch_size: examples in the global batch.
       replicas: number of replicas in the run.
-      all_reduce_sum: sums a list of tensors over the replicas, one packed collective; None with one.
+      all_reduce_sum: sums tensors over the replicas in one packed collective; None with one.
+      region: compiles a function of tensors by itself where the whole step cannot be (XLA under
+        replicas, whose collectives stay outside); elsewhere the function as it is.
       moving_averages: what BatchNorm and friends recorded; committed after the finite check.
     """
 
@@ -49,14 +59,17 @@ class StepContext:
     global_step: tf.Tensor
     positions: tf.Tensor
     mask: tf.Tensor | None
-    global_count: int | tf.Tensor
+    batch_size: int
     replicas: int = 1
     all_reduce_sum: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None
+    region: Callable[[Callable[..., Any]], Callable[..., Any]] = _plain
     moving_averages: list[MovingAverage] = dataclasses.field(default_factory=list)
 
-    def record(self, variable: tf.Variable, value: tf.Tensor, momentum: float) -> None:
+    def record(
+        self, variable: tf.Variable, value: tf.Tensor, momentum: float, weight: tf.Tensor
+    ) -> None:
         """Notes this batch's value of a moving average; the step commits it if it is finite."""
-        self.moving_averages.append(MovingAverage(variable, value, momentum))
+        self.moving_averages.append(MovingAverage(variable, value, momentum, weight))
 
 
 _context: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar("step", default=None)
@@ -79,8 +92,8 @@ def current(asker: str) -> StepContext:
     context = _context.get()
     if context is None:
         raise RuntimeError(
-            f"{asker}: called outside a training step, where there is no seed, global step or batch "
-            "position; run it through loop.compile or loop.Trainer, or inside `with step_context.within(...)`"
+            f"{asker}: called outside a training step, where there is no seed, global step or "
+            "batch position; run it through loop.Trainer, or inside `with step_context.within(...)`"
         )
     return context
 
