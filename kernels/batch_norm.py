@@ -1,0 +1,303 @@
+"""Batch normalisation with a closed-form gradient, statistics in float32, and an optional ReLU.
+
+Source: Ioffe and Szegedy, "Batch Normalization" (2015), https://arxiv.org/abs/1502.03167; the
+backward pass is their section 3. Across replicas the moments are combined as by Chan, Golub and
+LeVeque, "Algorithms for Computing the Sample Variance" (1983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import tensorflow as tf
+
+from kernels import channels, target
+
+AllReduceSum = Callable[[list[tf.Tensor]], list[tf.Tensor]]
+
+# cuDNN refuses a smaller one.
+_FUSED_EPSILON_MIN = 1.001e-5
+
+
+class Moments(NamedTuple):
+    """A batch's statistics per channel, over all replicas if they were combined.
+
+    Attributes:
+      mean: [C], float32 (float64 for float64 inputs); 0 where `count` is 0.
+      variance: [C], same dtype; biased or Bessel-corrected as asked for; 0 where `count` is 0.
+      count: scalar, same dtype: the values behind each channel's statistics. At 0 nothing was
+        seen, and moving statistics are to be left as they are.
+    """
+
+    mean: tf.Tensor
+    variance: tf.Tensor
+    count: tf.Tensor
+
+
+def batch_norm_training(
+    x: tf.Tensor,
+    scale: tf.Tensor | None,
+    offset: tf.Tensor | None,
+    *,
+    epsilon: float = 1e-3,
+    data_format: channels.DataFormat = "NHWC",
+    mask: tf.Tensor | None = None,
+    relu: bool = False,
+    all_reduce_sum: AllReduceSum | None = None,
+    bessel: bool = False,
+) -> tuple[tf.Tensor, Moments]:
+    """Normalises a batch by its own moments.
+
+    `y = (x - mean) / sqrt(variance + epsilon) * scale + offset`
+
+    The variance that normalises is always the biased one (divided by the count). `bessel` chooses
+    which one is *returned* for the moving average: False gives the biased one, which Keras 3
+    stores; True multiplies it by count / (count - 1), which `tf.compat.v1.layers` and
+    `tf.raw_ops.FusedBatchNormV3` store. Both targets follow it. No gradient flows through the
+    returned moments; through `y` first and second derivatives do.
+
+    Args:
+      x: [B, C], [B, ..., C] ("NHWC") or [B, C, ...] ("NCHW"); float16, bfloat16, float32, float64.
+      scale: [C], or None for 1.
+      offset: [C], or None for 0.
+      epsilon: added to the variance.
+      data_format: "NHWC" (channels last) or "NCHW" (channels second).
+      mask: bool [B], False for padding, which then counts in no moment and gets no gradient; its
+        rows of `y` are 0. None when every example is real.
+      relu: whether `y` is passed through a ReLU.
+      all_reduce_sum: sums a list of tensors over the replicas. Called once in the forward pass,
+        with one float64 tensor [1 + 2C] (count, sum, sum of squares), and once in the backward
+        pass, with one [2C] in the moments' dtype (sum of dy, sum of dy * x_hat). The gradients of
+        `scale` and `offset` are this replica's share, to be reduced with the other gradients.
+      bessel: which variance is returned, see above.
+
+    Returns:
+      y: like x. moments: the batch's `Moments`.
+
+    Raises:
+      ValueError: on an unknown `data_format`, an unknown rank or number of channels, a negative
+        epsilon or a mask that is not bool [B].
+      TypeError: where x is not floating point.
+    """
+    x = tf.convert_to_tensor(x)
+    layout = channels.layout_of(x, data_format, "batch_norm_training")
+    if epsilon < 0:
+        raise ValueError(f"batch_norm_training: epsilon must not be negative, got {epsilon}")
+    if mask is not None and (mask.dtype != tf.bool or mask.shape.rank != 1):
+        raise ValueError(
+            f"batch_norm_training: mask must be bool [B], got {mask.dtype.name} {mask.shape}"
+        )
+    dtype = statistics_dtype(x.dtype)
+    scale = _per_channel(scale, 1.0, layout.size, dtype, "scale")
+    offset = _per_channel(offset, 0.0, layout.size, dtype, "offset")
+    if mask is None and all_reduce_sum is None and _fused_op_serves(x.dtype, epsilon):
+        y, mean, variance, count = _normalise_fused(x, scale, offset, layout, epsilon, relu)
+    else:
+        y, mean, variance, count = _normalise(
+            x, scale, offset, layout, epsilon, mask, relu, all_reduce_sum
+        )
+    mean, variance, count = (tf.stop_gradient(m) for m in (mean, variance, count))
+    if bessel:
+        variance *= count / tf.maximum(count - 1, 1)
+    return y, Moments(mean, variance, count)
+
+
+def batch_norm_inference(
+    x: tf.Tensor,
+    scale: tf.Tensor | None,
+    offset: tf.Tensor | None,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    *,
+    epsilon: float = 1e-3,
+    data_format: channels.DataFormat = "NHWC",
+    relu: bool = False,
+) -> tf.Tensor:
+    """Normalises by given moments: `(x - mean) * (scale / sqrt(variance + epsilon)) + offset`.
+
+    The mean is subtracted first, not folded into the offset: folded, `x` of mean 1e4 and deviation
+    1 would lose three digits in float32, and a fused loop gains nothing by it.
+
+    Args:
+      x: [B, C], [B, ..., C] ("NHWC") or [B, C, ...] ("NCHW"), floating point.
+      scale: [C], or None for 1.
+      offset: [C], or None for 0.
+      mean: [C], the moving mean.
+      variance: [C], the moving variance.
+      epsilon: added to the variance.
+      data_format: "NHWC" or "NCHW".
+      relu: whether the result is passed through a ReLU.
+
+    Returns:
+      Like x.
+
+    Raises:
+      ValueError: on an unknown `data_format`, rank or number of channels, or a negative epsilon.
+      TypeError: where x is not floating point.
+    """
+    x = tf.convert_to_tensor(x)
+    layout = channels.layout_of(x, data_format, "batch_norm_inference")
+    if epsilon < 0:
+        raise ValueError(f"batch_norm_inference: epsilon must not be negative, got {epsilon}")
+    dtype = statistics_dtype(x.dtype)
+    scale = _per_channel(scale, 1.0, layout.size, dtype, "scale")
+    offset = _per_channel(offset, 0.0, layout.size, dtype, "offset")
+    mean, variance = tf.cast(mean, dtype), tf.cast(variance, dtype)
+    factor = scale * tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
+    centred = tf.cast(x, dtype) - layout.spread(mean)
+    y = centred * layout.spread(factor) + layout.spread(offset)
+    return tf.cast(tf.nn.relu(y) if relu else y, x.dtype)
+
+
+def statistics_dtype(dtype: tf.DType) -> tf.DType:
+    """The dtype of the moments of inputs of `dtype`: float64 for float64, otherwise float32."""
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
+def _per_channel(
+    value: tf.Tensor | None, default: float, size: int, dtype: tf.DType, name: str
+) -> tf.Tensor:
+    """`value` as [C] of `dtype`, or a constant where there is none."""
+    if value is None:
+        return tf.fill([size], tf.constant(default, dtype))
+    value = tf.cast(tf.convert_to_tensor(value), dtype)
+    if not value.shape.is_compatible_with([size]):
+        raise ValueError(f"batch_norm: {name} must be [{size}] as x's channels, got {value.shape}")
+    return value
+
+
+def _fused_op_serves(dtype: tf.DType, epsilon: float) -> bool:
+    """Whether `FusedBatchNormV3` is the fast form here and takes these arguments."""
+    here = target.current()
+    if here.compiler == "xla" or dtype == tf.float64:
+        return False
+    return here.device == "cpu" or epsilon >= _FUSED_EPSILON_MIN
+
+
+def _normalise_fused(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    layout: channels.Layout,
+    epsilon: float,
+    relu: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """TensorFlow's own op and its own gradient, which is differentiable again."""
+    count = layout.count(x, scale.dtype)
+
+    def forward(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> Any:
+        y, mean, variance, *reserved = tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon, is_training=True
+        )
+        if relu:
+            y = tf.nn.relu(y)
+
+        def backward(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            if relu:
+                dy = tf.raw_ops.ReluGrad(gradients=dy, features=y)
+            dx, dscale, doffset, _, _ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=x,
+                scale=scale,
+                reserve_space_1=reserved[0],
+                reserve_space_2=reserved[1],
+                reserve_space_3=reserved[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            return dx, dscale, doffset
+
+        return (y, mean, variance), backward
+
+    y, mean, variance = tf.custom_gradient(forward)(layout.to_nhwc(x), scale, offset)
+    # The op returns the Bessel-corrected variance, and NaN for an empty batch.
+    seen = count > 0
+    mean = tf.where(seen, mean, 0.0)
+    variance = tf.where(seen, variance, 0.0) * (tf.maximum(count - 1, 1) / tf.maximum(count, 1))
+    return layout.from_nhwc(y, x), mean, variance, count
+
+
+def _normalise(
+    x: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    layout: channels.Layout,
+    epsilon: float,
+    mask: tf.Tensor | None,
+    relu: bool,
+    all_reduce_sum: AllReduceSum | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Plain operations, which XLA fuses: a pass for the moments, one for y, two backward."""
+    dtype = scale.dtype
+    real = None if mask is None else layout.per_example(mask)
+
+    def masked(value: tf.Tensor) -> tf.Tensor:
+        return value if real is None else tf.where(real, value, tf.zeros([], value.dtype))
+
+    def forward(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> Any:
+        wide = tf.cast(x, dtype)
+        mean, variance, count = _moments(wide, layout, mask, masked)
+        if all_reduce_sum is not None:
+            mean, variance, count = _combine(mean, variance, count, all_reduce_sum)
+        deviation = tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
+        normal = (wide - layout.spread(mean)) * layout.spread(deviation)
+        y = masked(normal * layout.spread(scale) + layout.spread(offset))
+        y = tf.cast(tf.nn.relu(y) if relu else y, x.dtype)
+
+        def backward(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            if relu:
+                dy = tf.where(y > 0, dy, tf.zeros([], dy.dtype))
+            dy = masked(tf.cast(dy, dtype))
+            doffset, dscale = layout.sums([dy, dy * normal])
+            total = [doffset, dscale]
+            if all_reduce_sum is not None:
+                total = tf.split(all_reduce_sum([tf.concat(total, 0)])[0], 2)
+            mean_dy, mean_dy_normal = (layout.spread(t / tf.maximum(count, 1)) for t in total)
+            dx = layout.spread(scale * deviation) * (dy - mean_dy - normal * mean_dy_normal)
+            return tf.cast(masked(dx), x.dtype), dscale, doffset
+
+        return (y, mean, variance, count), backward
+
+    return cast(
+        "tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]",
+        tf.custom_gradient(forward)(x, scale, offset),
+    )
+
+
+def _moments(
+    x: tf.Tensor,
+    layout: channels.Layout,
+    mask: tf.Tensor | None,
+    masked: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Mean, biased variance and count of this replica's real examples.
+
+    Both sums are taken around a value near the mean (a real example's), so that subtracting the
+    squares loses nothing at any mean.
+    """
+    count = layout.count(x, x.dtype, mask)
+    about = tf.stop_gradient(layout.sample(x, mask))
+    centred = masked(x - layout.spread(about))
+    first, second = layout.sums([centred, tf.square(centred)])
+    first, second = first / tf.maximum(count, 1), second / tf.maximum(count, 1)
+    variance = tf.maximum(second - tf.square(first), 0)
+    return tf.where(count > 0, about + first, 0), variance, count
+
+
+def _combine(
+    mean: tf.Tensor, variance: tf.Tensor, count: tf.Tensor, all_reduce_sum: AllReduceSum
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The moments over all replicas by one all-reduce.
+
+    In float64 the plain sum of squares keeps nine digits of the variance at mean 1e4, deviation 1.
+    """
+    dtype, size = mean.dtype, mean.shape[0]
+    mean, variance, count = (tf.cast(m, tf.float64) for m in (mean, variance, count))
+    squares = variance + tf.square(mean)
+    packed = tf.concat([count[None], count * mean, count * squares], 0)
+    packed = tf.ensure_shape(all_reduce_sum([packed])[0], [1 + 2 * size])
+    count = packed[0]
+    mean, squares = tf.split(packed[1:] / tf.maximum(count, 1), 2)
+    variance = tf.maximum(squares - tf.square(mean), 0)
+    return tf.cast(mean, dtype), tf.cast(variance, dtype), tf.cast(count, dtype)
