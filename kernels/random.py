@@ -278,10 +278,13 @@ def _uniform_float64(high: tf.Tensor, low: tf.Tensor, lower: float, upper: float
     if lower == 0.0:
         return (first + second) * upper
     span_first, span_second = _split_float64(upper - lower)
-    value = np.float64(lower) + first * span_first
-    value = value + second * span_first
+    # Exact products, so that a fused sum is the same; the constant last, since TensorFlow's graph
+    # optimiser moves constants within chains of sums.
+    value = second * span_second
     value = value + first * span_second
-    value = value + second * span_second
+    value = value + second * span_first
+    value = value + first * span_first
+    value = value + lower
     return tf.minimum(value, np.nextafter(upper, lower))
 
 
