@@ -1,9 +1,12 @@
 """Checkpoints: a run's explicit state, written durably, verified, restored strictly.
 
 One directory a checkpoint, found by listing. See `directory.py` for the names, `manifest.py` for
-what stands in each, `save.py` for the order of writing.
+what stands in each, `saving.py` for the order of writing.
 """
 
+from loop.checkpoint.asynchronous import AsynchronousSaver, Pause
+from loop.checkpoint.comparison import changed, differences
+from loop.checkpoint.contents import read_manifest
 from loop.checkpoint.directory import (
     Checkpoint,
     check_writable,
@@ -12,24 +15,35 @@ from loop.checkpoint.directory import (
     set_aside,
 )
 from loop.checkpoint.errors import CheckpointError, DamagedCheckpointError, StateMismatchError
-from loop.checkpoint.restore import Restored, restore, restore_latest
-from loop.checkpoint.save import save
+from loop.checkpoint.machine import environment
+from loop.checkpoint.manifest import Json
+from loop.checkpoint.restoring import Restored, restore, restore_latest
+from loop.checkpoint.retention import retain
+from loop.checkpoint.saving import save
 from loop.checkpoint.start import require_start
 from loop.checkpoint.state import copy_to_host, state_sha256
-from loop.checkpoint.verify import verify
+from loop.checkpoint.verification import verify
 
 __all__ = [
+    "AsynchronousSaver",
     "Checkpoint",
     "CheckpointError",
     "DamagedCheckpointError",
+    "Json",
+    "Pause",
     "Restored",
     "StateMismatchError",
+    "changed",
     "check_writable",
     "clean_orphans",
     "copy_to_host",
+    "differences",
+    "environment",
+    "read_manifest",
     "require_start",
     "restore",
     "restore_latest",
+    "retain",
     "save",
     "scan",
     "set_aside",

@@ -93,7 +93,8 @@ def scan(directory: str | os.PathLike[str]) -> list[Checkpoint]:
     return sorted(Checkpoint(step, root / name) for step, name in found if step is not None)
 
 
-def _is_directory(path: Path) -> bool:
+def is_directory(path: Path) -> bool:
+    """Whether a path is a directory itself, not a symbolic link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -114,7 +115,7 @@ def clean_orphans(directory: str | os.PathLike[str]) -> list[str]:
     root = absolute(directory)
     with one_line(f"orphans in {root} cannot be cleaned", "check the directory's permissions"):
         names = sorted(os.listdir(root)) if root.exists() else []
-        orphans = [n for n in names if _ORPHAN.fullmatch(n) and _is_directory(root / n)]
+        orphans = [n for n in names if _ORPHAN.fullmatch(n) and is_directory(root / n)]
         for name in orphans:
             delete_tree(root / name)
     return orphans

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from loop.checkpoint.directory import absolute, damaged_entries, scan, set_aside, unknown_entries
 from loop.checkpoint.errors import CheckpointError
-from loop.checkpoint.verify import verify
+from loop.checkpoint.verification import verify
 
 
 def require_start(

@@ -22,8 +22,8 @@ from loop.checkpoint.manifest import (
 from loop.checkpoint.state import state_sha256
 
 
-def _read_manifest(path: Path) -> Manifest:
-    """The manifest; ValueError says in one line why there is none to trust."""
+def load_manifest(path: Path) -> Manifest:
+    """The manifest; a ValueError says in one line why there is none to trust."""
     if path.is_symlink():
         raise NotAPlainFileError(f"{path.name}: a symbolic link, not a directory: refused")
     if not path.is_dir():
@@ -80,7 +80,7 @@ def inspect(path: Path) -> tuple[Manifest | None, list[str]]:
         too many open files): an older checkpoint would be no answer to it.
     """
     try:
-        manifest = _read_manifest(path)
+        manifest = load_manifest(path)
     except ValueError as error:
         return None, [str(error)]
     problems = [_file_problem(path / name, entry) for name, entry in manifest.files.items()]

@@ -36,7 +36,7 @@ from loop.checkpoint.state import (
     raw_bytes,
     state_sha256,
 )
-from loop.checkpoint.verify import inspect
+from loop.checkpoint.verification import inspect
 
 
 def save(

@@ -21,7 +21,7 @@ from loop.checkpoint.errors import (
 )
 from loop.checkpoint.manifest import Manifest, VariableEntry
 from loop.checkpoint.state import Array, assign, check_state, describe_variable
-from loop.checkpoint.verify import inspect
+from loop.checkpoint.verification import inspect
 
 _LISTED = 8
 

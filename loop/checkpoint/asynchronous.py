@@ -1,0 +1,175 @@
+"""Saving in a background thread: training stops for the copy of the state, not for the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import tensorflow as tf
+
+from loop.checkpoint.directory import absolute, checkpoint_name
+from loop.checkpoint.manifest import Json, checked_metadata
+from loop.checkpoint.retention import check_keep, retain
+from loop.checkpoint.saving import write
+from loop.checkpoint.state import Array, copy_to_host
+
+
+@dataclasses.dataclass(frozen=True)
+class Pause:
+    """How long one save stopped training.
+
+    Attributes:
+      wait_seconds: for the write before it to end; 0 unless saves follow faster than the disk.
+      copy_seconds: for the copy of the state to host memory.
+    """
+
+    wait_seconds: float
+    copy_seconds: float
+
+
+class _Write(threading.Thread):
+    """One write in the background, and how it ended."""
+
+    def __init__(
+        self,
+        directory: Path,
+        step: int,
+        arrays: Mapping[str, Array],
+        metadata: Mapping[str, Json],
+        keep: int | None,
+        pinned: Collection[int],
+    ) -> None:
+        # Not a daemon: an interpreter that ends normally waits for the last checkpoint.
+        super().__init__(name=f"write {checkpoint_name(step)}", daemon=False)
+        self._task = (directory, step, arrays, metadata)
+        self._retention = (directory, keep, tuple(pinned))
+        self.path: Path | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.path = write(*self._task)
+            retain(*self._retention)
+        except BaseException as error:  # raised again in the training thread
+            self.error = error
+
+
+class AsynchronousSaver:
+    """Writes checkpoints while training goes on; at most one is in flight.
+
+    The state is copied to host memory before `save` returns; hashing, writing, forcing to the disk
+    and retention happen in a thread. Its error is raised by the next `save`, `poll` or `close`, in
+    the calling thread. Use it as a context manager, or call `close`.
+
+    Args:
+      directory: the run's directory. The caller holds its lock.
+      keep: how many of the newest checkpoints to keep, at least 1; None keeps all.
+
+    Raises:
+      ValueError: on a `keep` below 1.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = None) -> None:
+        check_keep(keep)
+        self._directory = absolute(directory)
+        self._keep = keep
+        self._buffers: dict[str, Array] = {}
+        self._write: _Write | None = None
+        self._closed = False
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._write is not None and self._write.is_alive()
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, tf.Variable],
+        metadata: Mapping[str, Json],
+        *,
+        pinned: Collection[int] = (),
+    ) -> Pause:
+        """Copies the state and starts to write its checkpoint.
+
+        Waits for the write before it, if one is in flight.
+
+        Args:
+          step: the global step, above that of any earlier save.
+          state: name -> variable.
+          metadata: JSON values stored with it, copied before this returns.
+          pinned: steps that retention keeps besides the newest.
+
+        Returns:
+          How long training stopped.
+
+        Raises:
+          CheckpointError: the write before it failed; nothing new is started.
+          RuntimeError: after `close`.
+          TypeError, ValueError: on a state, step or metadata that cannot be stored.
+        """
+        if self._closed:
+            raise RuntimeError("AsynchronousSaver: save after close; make a new one")
+        checkpoint_name(step)
+        stored = checked_metadata(metadata)
+        start = time.perf_counter()
+        self._join()
+        waited = time.perf_counter()
+        self._buffers = copy_to_host(state, self._buffers)
+        copied = time.perf_counter()
+        self._write = _Write(self._directory, step, self._buffers, stored, self._keep, pinned)
+        self._write.start()
+        return Pause(wait_seconds=waited - start, copy_seconds=copied - waited)
+
+    def poll(self) -> Path | None:
+        """The checkpoint completed since the last call, if any; never waits.
+
+        Raises:
+          CheckpointError: if its write failed.
+        """
+        if self._write is None or self._write.is_alive():
+            return None
+        return self._join()
+
+    def close(self) -> Path | None:
+        """Waits for the write in flight and gives its checkpoint, if there was one.
+
+        Raises:
+          CheckpointError: if it failed.
+        """
+        self._closed = True
+        path = self._join()
+        self._buffers = {}
+        return path
+
+    def _join(self) -> Path | None:
+        write, self._write = self._write, None
+        if write is None:
+            return None
+        write.join()
+        if write.error is not None:
+            raise write.error
+        return write.path
+
+    def __enter__(self) -> AsynchronousSaver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes; an error that is already under way goes on, and the write's is logged."""
+        try:
+            self.close()
+        except Exception as write_error:
+            if error is None:
+                raise
+            logging.getLogger(__name__).error("%s", write_error)
