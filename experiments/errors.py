@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
-
-from absl import flags as absl_flags
-
-EXIT_BAD_INPUT = 2
 _LONGEST_VALUE = 200
 
 
@@ -37,45 +29,3 @@ class InputError(Exception):
         super().__init__(
             f"{self.where}: expected {self.expected}, found {self.found}; to mend: {self.mend}"
         )
-
-
-def debug_requested(argv: Sequence[str]) -> bool:
-    """Whether `--debug` is given, on the command line or in a flagfile; the last one counts."""
-    try:
-        no_flags = absl_flags.FlagValues()  # type: ignore[no-untyped-call]  # absl's own
-        arguments = no_flags.read_flags_from_files(list(argv[1:]), force_gnu=False)
-    except absl_flags.Error:
-        arguments = list(argv[1:])
-    debug = False
-    for argument in arguments:
-        if argument == "--":
-            break
-        name, _, value = argument.partition("=")
-        if name in ("--debug", "-debug"):
-            debug = value.lower() not in ("false", "f", "0", "n", "no")
-        elif name in ("--nodebug", "-nodebug"):
-            debug = False
-    return debug
-
-
-def run_main(
-    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None
-) -> NoReturn:
-    """Runs a binary's `main` and exits the process with its status.
-
-    An `InputError` ends with status 2 and its line on stderr, preceded by the traceback with
-    `--debug`; every other exception is a fault of the program and keeps its traceback.
-
-    Args:
-      main: takes the whole argument list, program name first; None returned means 0.
-      argv: `sys.argv` when None.
-    """
-    arguments = list(sys.argv if argv is None else argv)
-    try:
-        status = main(arguments)
-    except InputError as error:
-        if debug_requested(arguments):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
-    sys.exit(status or 0)

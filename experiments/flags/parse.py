@@ -1,0 +1,157 @@
+"""Reads the command line and checks it whole, before TensorFlow is imported."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags as absl_flags
+
+from experiments.errors import InputError
+from experiments.flags import defaults, flagfile, help_text, rules, table
+from experiments.flags.flag import Flag
+from experiments.flags.settings import Settings
+
+_HELP = frozenset({"--help", "-help", "-h", "--helpfull", "--helpshort", "-helpfull"})
+_EXAMPLES = {"int": "1", "float": "0.1", "ints": "100,200", "floats": "0.1,0.01,0.001"}
+_ILLEGAL = re.compile(r"flag --(\w+)=(.*?): ", re.DOTALL)
+_VALUED = re.compile(r"-{1,2}no(\w+)=(.*) does not take an argument$", re.DOTALL)
+_MISSING = re.compile(r"Missing value for flag -{1,2}(\w+)$")
+
+
+def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
+    """Defines every flag of `table` in absl.
+
+    Args:
+      flag_values: where; absl's global flags by default.
+    """
+    kinds: dict[str, Callable[..., object]] = {
+        "int": absl_flags.DEFINE_integer,
+        "float": absl_flags.DEFINE_float,
+        "bool": absl_flags.DEFINE_boolean,
+        "ints": absl_flags.DEFINE_list,
+        "floats": absl_flags.DEFINE_list,
+        "text": absl_flags.DEFINE_string,
+    }
+    for flag in table.FLAGS:
+        if flag.kind == "choice":
+            absl_flags.DEFINE_enum(
+                flag.name, flag.default, flag.choices, flag.help, flag_values=flag_values
+            )
+        else:
+            kinds[flag.kind](flag.name, flag.default, flag.help, flag_values=flag_values)
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """Reads and checks a command line.
+
+    Args:
+      argv: the program's name, then its arguments.
+
+    Returns:
+      The settings, complete.
+
+    Raises:
+      InputError: on anything wrong, in one line.
+      SystemExit: with 0, after printing the help, if it was asked for.
+    """
+    arguments = flagfile.expand(argv[1:])
+    if not _HELP.isdisjoint(arguments):
+        sys.stdout.write(help_text.text("python -m experiments.train"))
+        raise SystemExit(0)
+    flag_values = absl_flags.FlagValues()  # type: ignore[no-untyped-call]  # absl's own
+    define(flag_values)
+    try:
+        positional = flag_values([argv[0], *arguments])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        _refuse_unknown(error.flagname, table.BY_NAME)
+    except (absl_flags.Error, ValueError) as error:
+        _refuse_unreadable(str(error))
+    if positional:
+        raise InputError(
+            "command line",
+            expected="flags only",
+            found=f"the argument {positional[0]!r}",
+            mend="write it as --flag=value, or remove it",
+        )
+    values = {flag.name: _checked(flag, flag_values[flag.name].value) for flag in table.FLAGS}
+    given = {flag.name for flag in table.FLAGS if flag_values[flag.name].present}
+    rules.check(values, given)
+    return Settings(**defaults.complete(values))
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return found[0] if found else None
+
+
+def _refuse_unknown(name: str, names: Iterable[str]) -> NoReturn:
+    nearest = _nearest(name.removeprefix("no"), names) or _nearest(name, names)
+    raise InputError(
+        f"--{name}",
+        expected="a known flag",
+        found="an unknown one",
+        mend=(f"did you mean --{nearest}? " if nearest else "") + "--help lists the flags",
+    )
+
+
+def _refuse_unreadable(message: str) -> NoReturn:
+    """Turns absl's message into a line of ours."""
+    if missing := _MISSING.match(message):
+        flag = table.BY_NAME[missing[1]]
+        raise InputError(
+            f"--{flag.name}",
+            expected=flag.expected,
+            found="nothing after it",
+            mend=f"give --{flag.name}=VALUE",
+        )
+    if valued := _VALUED.match(message):
+        raise InputError(
+            f"--no{valued[1]}",
+            expected="no value",
+            found=f"={valued[2]}",
+            mend=f"give --{valued[1]} or --no{valued[1]}",
+        )
+    illegal = _ILLEGAL.match(message)
+    if illegal and illegal[1] in table.BY_NAME:
+        _refuse(table.BY_NAME[illegal[1]], illegal[2])
+    raise InputError(
+        "command line", expected="flags as --flag=value", found=message, mend="see --help"
+    )
+
+
+def _refuse(flag: Flag, found: object) -> NoReturn:
+    if flag.kind == "choice":
+        nearest = _nearest(str(found), flag.choices)
+        mend = f"did you mean --{flag.name}={nearest}?" if nearest else "choose one of them"
+    elif flag.kind == "bool":
+        mend = f"give --{flag.name} or --no{flag.name}"
+    else:
+        mend = f"give for example --{flag.name}={_EXAMPLES[flag.kind]}"
+        if flag.default is not None:
+            mend = f"give for example --{flag.name}={flag.default} (the default)"
+    raise InputError(f"--{flag.name}", expected=flag.expected, found=found or "nothing", mend=mend)
+
+
+def _checked(flag: Flag, value: Any) -> Any:
+    """The value, converted and in its range."""
+    if value is None or flag.kind in ("choice", "bool", "text"):
+        return value
+    if flag.kind in ("int", "float"):
+        if not flag.admits(value):
+            _refuse(flag, f"{value!r}")
+        return value
+    convert = int if flag.kind == "ints" else float
+    numbers = []
+    for text in value:
+        try:
+            number = convert(text)
+        except ValueError:
+            _refuse(flag, text)
+        if not flag.admits(number):
+            _refuse(flag, text)
+        numbers.append(number)
+    return tuple(numbers)

@@ -1,0 +1,210 @@
+"""Checks flags against each other and against the file system, before TensorFlow is imported."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Set
+from typing import Any
+
+from experiments.errors import InputError
+from experiments.flags import table
+from experiments.flags.flag import alternatives
+
+_NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
+
+
+def check(values: dict[str, Any], given: Set[str]) -> None:
+    """Checks every pair of flags that can contradict each other.
+
+    Args:
+      values: flag -> value, in its own range; None where not given.
+      given: the flags on the command line or in a flagfile.
+
+    Raises:
+      InputError: on the first contradiction.
+    """
+    _check_meaning(values, given)
+    _check_schedule(values)
+    _check_length(values)
+    _check_run(values)
+    _check_paths(values)
+
+
+def _check_meaning(values: dict[str, Any], given: Set[str]) -> None:
+    """A flag that would change nothing beside the others is refused, not ignored."""
+    for flag in table.FLAGS:
+        if flag.name not in given or flag.only_with is None:
+            continue
+        other, meaningful = flag.only_with
+        if values[other] not in meaningful:
+            raise InputError(
+                f"--{flag.name}",
+                expected=f"--{other}={alternatives(meaningful)} beside it",
+                found=f"--{other}={values[other]}",
+                mend=f"remove --{flag.name}, or change --{other}",
+            )
+
+
+def _check_schedule(values: dict[str, Any]) -> None:
+    schedule = values["schedule"]
+    if schedule in _NEED_DECAY_STEPS and values["decay_steps"] is None:
+        raise InputError(
+            f"--schedule={schedule}",
+            expected="--decay_steps beside it",
+            found="none",
+            mend="add --decay_steps=N",
+        )
+    if schedule != "piecewise":
+        return
+    for name in ("boundaries", "values"):
+        if not values[name]:
+            raise InputError(
+                "--schedule=piecewise",
+                expected=f"--{name} beside it",
+                found="none",
+                mend="give --boundaries=B1,B2,... and --values=V0,V1,V2,...",
+            )
+    boundaries, rates = values["boundaries"], values["values"]
+    if len(rates) != len(boundaries) + 1:
+        raise InputError(
+            "--values",
+            expected=f"{len(boundaries) + 1} rates, one more than --boundaries",
+            found=len(rates),
+            mend="give the rate before the first boundary, and one after each",
+        )
+    if any(a >= b for a, b in itertools.pairwise(boundaries)):
+        raise InputError(
+            "--boundaries",
+            expected="rising steps",
+            found=",".join(map(str, boundaries)),
+            mend="sort them and remove duplicates",
+        )
+
+
+def _check_length(values: dict[str, Any]) -> None:
+    steps = values["steps"]
+    if steps is None:
+        return
+    if values["epochs"] is not None:
+        raise InputError(
+            "--epochs",
+            expected="either --steps or --epochs",
+            found="both",
+            mend="remove one of them",
+        )
+    if values["warmup_steps"] >= steps:
+        raise InputError(
+            "--warmup_steps",
+            expected=f"fewer than the {steps} of --steps",
+            found=values["warmup_steps"],
+            mend="shorten the warm-up or lengthen the run",
+        )
+    if values["schedule"] == "piecewise" and values["boundaries"][-1] >= steps:
+        raise InputError(
+            "--boundaries",
+            expected=f"steps before the end at {steps}",
+            found=values["boundaries"][-1],
+            mend="remove the boundaries that are never reached, or raise --steps",
+        )
+
+
+def _check_run(values: dict[str, Any]) -> None:
+    if values["batch_size"] % values["accumulate"]:
+        raise InputError(
+            "--accumulate",
+            expected=f"a divisor of --batch_size={values['batch_size']}",
+            found=values["accumulate"],
+            mend="change one of them",
+        )
+    if values["fresh"] and values["allow_change"]:
+        raise InputError(
+            "--allow_change",
+            expected="either --fresh (start anew) or --allow_change (resume)",
+            found="both",
+            mend="remove one of them",
+        )
+    for name in ("fresh", "allow_change"):
+        if values[name] and values["directory"] is None:
+            raise InputError(
+                f"--{name}",
+                expected="--directory beside it",
+                found="none",
+                mend=f"add --directory=FOLDER, or remove --{name}",
+            )
+
+
+def _check_paths(values: dict[str, Any]) -> None:
+    for name in ("directory", "data_dir", "dump_weights"):
+        path = values[name]
+        # A flagfile strips its lines; what it cannot hold could not be reproduced.
+        if path is not None and (not path or path != path.strip() or not path.isprintable()):
+            raise InputError(
+                f"--{name}",
+                expected="a path of printable characters without blanks at its ends",
+                found=repr(path),
+                mend="rename it",
+            )
+    if values["directory"] is not None and not _can_be_folder(values["directory"]):
+        raise InputError(
+            f"--directory={values['directory']}",
+            expected="a folder, or a path where one can be made",
+            found="a file on the way",
+            mend="choose another path",
+        )
+    _check_data_dir(values)
+    _check_dump(values["dump_weights"])
+
+
+def _can_be_folder(path: str) -> bool:
+    """Whether the nearest existing part of `path` is a folder."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return os.path.isdir(path)
+
+
+def _check_data_dir(values: dict[str, Any]) -> None:
+    folder = values["data_dir"]
+    if values["download"]:
+        if folder is None:
+            raise InputError(
+                "--download",
+                expected="--data_dir beside it",
+                found="none",
+                mend="add --data_dir=FOLDER, where the files are to go",
+            )
+        if not _can_be_folder(folder):
+            raise InputError(
+                f"--data_dir={folder}",
+                expected="a folder, or a path where one can be made",
+                found="a file on the way",
+                mend="choose another path",
+            )
+    elif folder is not None and not os.path.isdir(folder):
+        raise InputError(
+            f"--data_dir={folder}",
+            expected="an existing folder",
+            found="a file" if os.path.exists(folder) else "nothing",
+            mend="correct the path, or add --download to make and fill it",
+        )
+
+
+def _check_dump(path: str | None) -> None:
+    if path is None:
+        return
+    if not path.endswith(".npz"):
+        raise InputError(
+            f"--dump_weights={path}",
+            expected="a name that ends in .npz",
+            found=os.path.basename(path),
+            mend="add the ending",
+        )
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder) or os.path.isdir(path):
+        raise InputError(
+            f"--dump_weights={path}",
+            expected="a file in an existing folder",
+            found="a folder" if os.path.isdir(path) else f"no folder {folder}",
+            mend="make the folder, or choose another path",
+        )
