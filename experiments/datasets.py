@@ -6,12 +6,13 @@ import dataclasses
 import os
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from experiments import idx
-from experiments.errors import InputError
+from experiments import cifar, download, idx, sources
+from experiments.errors import InputError, alternatives
 
 DIGITS_PATH = os.path.join(os.path.dirname(__file__), "data", "digits.npz")
 # Where Debian's package dataset-fashion-mnist puts its files.
@@ -72,15 +73,15 @@ def _load_digits() -> Dataset:
     )
 
 
-def _find(name: str, folder: str, stem: str) -> str:
-    """The plain or gzipped file `stem` in `folder` or in its subfolder `name`."""
-    for candidate in (folder, os.path.join(folder, name)):
+def _find(name: str, folders: tuple[str, ...], stem: str) -> str:
+    """The plain or gzipped file `stem` in the first of `folders` that has it."""
+    for folder in folders:
         for suffix in ("", ".gz"):
-            path = os.path.join(candidate, stem + suffix)
-            if os.path.exists(path):
+            path = os.path.join(folder, stem + suffix)
+            if os.path.lexists(path):
                 return path
     raise InputError(
-        f"--data_dir={folder}",
+        f"--data_dir={folders[-1]}",
         expected=f"the file {stem} or {stem}.gz",
         found="neither",
         mend=f"put the files of {name} there, or fetch them with --download",
@@ -88,29 +89,30 @@ def _find(name: str, folder: str, stem: str) -> str:
 
 
 def _read_idx_pair(
-    name: str, folder: str, part: str
+    name: str, folders: tuple[str, ...], part: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    images = idx.read_images(_find(name, folder, f"{part}-images-idx3-ubyte"))
-    path = _find(name, folder, f"{part}-labels-idx1-ubyte")
+    images = idx.read_images(_find(name, folders, f"{part}-images-idx3-ubyte"))
+    path = _find(name, folders, f"{part}-labels-idx1-ubyte")
     labels = idx.read_labels(path, classes=10, count=len(images))
     return images[..., np.newaxis], labels.astype(np.int32)
 
 
-def _load_idx(name: str, folder: str) -> Dataset:
-    train_images, train_labels = _read_idx_pair(name, folder, "train")
-    test_images, test_labels = _read_idx_pair(name, folder, "t10k")
+def _load_idx(name: str, folders: tuple[str, ...]) -> Dataset:
+    train_images, train_labels = _read_idx_pair(name, folders, "train")
+    test_images, test_labels = _read_idx_pair(name, folders, "t10k")
     return Dataset(
         name, train_images, train_labels, test_images, test_labels, classes=10, scale=1 / 255
     )
 
 
-def _folder_of(name: str, data_dir: str | None) -> str:
-    """The folder to read `name` from; without `data_dir`, Debian's for Fashion-MNIST."""
+def _folders(name: str, data_dir: str | None) -> tuple[str, ...]:
+    """Where to read `name` from; without `data_dir`, Debian's folder for Fashion-MNIST."""
     if data_dir:
-        return data_dir
+        # MNIST's and Fashion-MNIST's files have the same names: the subfolder is the surer place.
+        return os.path.join(data_dir, name), data_dir
     if name == "fashion_mnist" and os.path.isdir(DEBIAN_FASHION_MNIST):
-        return DEBIAN_FASHION_MNIST
-    mend = "give --data_dir=FOLDER with its files, or an empty folder and --download"
+        return (DEBIAN_FASHION_MNIST,)
+    mend = "give --data_dir=FOLDER with its files, or --data_dir=FOLDER and --download"
     if name == "fashion_mnist":
         mend += ", or install Debian's package dataset-fashion-mnist"
     raise InputError(
@@ -118,13 +120,31 @@ def _folder_of(name: str, data_dir: str | None) -> str:
     )
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def _download(name: str, folder: str, report: Callable[[str], None] | None) -> None:
+    """Fetches the files of `name` that are not in `folder`, plain or as published."""
+    for source in sources.SOURCES[name]:
+        path = os.path.join(folder, source.name)
+        if not (os.path.exists(path) or os.path.exists(path.removesuffix(".gz"))):
+            download.fetch(source, path, report=report)
+
+
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    fetch_missing: bool = False,
+    report: Callable[[str], None] | None = None,
+) -> Dataset:
     """Reads a data set into memory, checking every file before trusting it.
 
     Args:
-      name: "digits" (shipped), "mnist" or "fashion_mnist" (IDX files).
+      name: "digits" (shipped), "mnist", "fashion_mnist" (IDX files), "cifar10" or "cifar100"
+        (binary version, unpacked or not).
       data_dir: the folder of the files, or one with a subfolder `name`; not for digits.
         Fashion-MNIST without it is taken from Debian's package dataset-fashion-mnist.
+      fetch_missing: whether to fetch missing files into the subfolder `name` of `data_dir`, and
+        read from there alone.
+      report: takes a line about each file fetched; None to say nothing.
 
     Returns:
       The data set.
@@ -134,11 +154,19 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     """
     if name == "digits":
         return _load_digits()
-    if name in ("mnist", "fashion_mnist"):
-        return _load_idx(name, _folder_of(name, data_dir))
-    raise InputError(
-        "--dataset",
-        expected="digits, mnist or fashion_mnist",
-        found=name,
-        mend="choose one of them",
-    )
+    if name not in sources.SOURCES:
+        raise InputError(
+            "--dataset",
+            expected=alternatives(["digits", *sources.SOURCES]),
+            found=name,
+            mend="choose one of them",
+        )
+    folders = _folders(name, data_dir)
+    if fetch_missing and data_dir:
+        folders = folders[:1]
+        _download(name, folders[0], report)
+    if name in cifar.LAYOUTS:
+        return Dataset(
+            name, *cifar.read(name, folders), classes=cifar.LAYOUTS[name].classes, scale=1 / 255
+        )
+    return _load_idx(name, folders)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _LONGEST_VALUE = 200
 
 
@@ -9,6 +11,12 @@ def one_line(value: object) -> str:
     """`value` as text without line breaks or control characters, cut at 200 characters."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """'a', 'a or b', 'a, b or c'."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 class InputError(Exception):

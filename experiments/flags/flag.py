@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
+
+from experiments.errors import alternatives
 
 Kind = Literal["choice", "int", "float", "bool", "text", "ints", "floats"]
 
@@ -84,9 +85,3 @@ class Flag:
         return not (
             self.high is not None and (number > self.high or (self.below and number == self.high))
         )
-
-
-def alternatives(names: Iterable[str]) -> str:
-    """'a', 'a or b', 'a, b or c'."""
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last

@@ -7,9 +7,8 @@ import os
 from collections.abc import Set
 from typing import Any
 
-from experiments.errors import InputError
+from experiments.errors import InputError, alternatives
 from experiments.flags import table
-from experiments.flags.flag import alternatives
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
 
