@@ -37,6 +37,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from kernels import inverse_cdf
+
 Integer: TypeAlias = "int | tf.Tensor"
 
 _MASK64 = (1 << 64) - 1
@@ -44,12 +46,6 @@ _GOLDEN64 = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, odd: SplitMix64's increm
 _GOLDEN32 = 0x9E3779B9
 _POSITION_BITS = 28
 _LOW_WORDS = "/low"  # suffix of the stream that extends a 32-bit draw to 64 bits
-
-# A normal draw: one sign bit and a tail probability p / 2**32, p odd and below 2**31. As a float32,
-# p has an exponent and a mantissa, whose top bits choose a cell of the inverse-CDF table.
-_CELL_BITS = 7
-_FRACTION_BITS = 23 - _CELL_BITS
-_OCTAVES = 31
 
 
 def bits(
@@ -178,17 +174,7 @@ def normal(
     """
     dtype = _float_dtype(dtype)
     words = bits(seed, stream, step, positions, shape)
-    tail = tf.bitcast((words & _u32(0x7FFFFFFF)) | _u32(1), tf.int32)
-    pattern = tf.bitcast(tf.cast(tail, tf.float32), tf.uint32)
-    cell = tf.bitcast(_right32(pattern, _FRACTION_BITS) - _u32(127 << _CELL_BITS), tf.int32)
-    fraction = pattern & _u32((1 << _FRACTION_BITS) - 1)
-    fraction = tf.cast(tf.bitcast(fraction, tf.int32), tf.float64)
-    bases, slopes = _inverse_normal_table()
-    # 16 bits of the fraction times 24 of the slope: exact, fused with the sum or not.
-    magnitude = tf.cast(tf.gather(bases, cell), tf.float64) + fraction * tf.cast(
-        tf.gather(slopes, cell), tf.float64
-    )
-    value = tf.where(words > _u32(0x7FFFFFFF), -magnitude, magnitude)
+    value = inverse_cdf.deviation(words, *inverse_cdf.table(_upper_quantile))
     if dtype in (tf.float16, tf.bfloat16):
         value = tf.cast(value, tf.float32)  # executors convert float64 to the halves differently
     return tf.cast(value, dtype)
@@ -295,23 +281,6 @@ def _split_float64(value: float) -> tuple[float, float]:
     return first, value - first
 
 
-def _inverse_normal_table() -> tuple[tf.Tensor, tf.Tensor]:
-    """Intercepts and slopes (float32 [cells]) of the inverse normal in the float32 of the tail."""
-    cells = np.arange(_OCTAVES * 2**_CELL_BITS + 1)
-    octave, part = np.divmod(cells, 2**_CELL_BITS)
-    scale = 2.0 ** (octave - 32.0)
-    quantiles = [
-        _upper_quantile(scale * (1.0 + (part + offset) * 2.0**-_CELL_BITS))
-        for offset in (0.0, 0.5, 1.0)
-    ]
-    start, middle, end = quantiles
-    # The function is convex: lowering each chord by half of its largest excess centres the error.
-    bases = start - 0.5 * (0.5 * (start + end) - middle)
-    slopes = (end - start) * 2.0**-_FRACTION_BITS
-    bases[-1] = slopes[-1] = 0.0  # a tail of one half, reached by rounding only
-    return tf.constant(bases, tf.float32), tf.constant(slopes, tf.float32)
-
-
 def _upper_quantile(tail: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The z with P(Z > z) = tail for tail in (0, 0.51), by Newton's method in float64."""
     tail = np.asarray(tail, np.float64)
@@ -363,7 +332,8 @@ def _add64(left: Integer, right: Integer) -> Integer:
     """Left plus right modulo 2**64; an int if both are."""
     if isinstance(left, int) and isinstance(right, int):
         return (left + right) & _MASK64
-    return _as_u64(left) + _as_u64(right)
+    tensors = (_u64(word) if isinstance(word, int) else word for word in (left, right))
+    return tf.add(*tensors)
 
 
 def _multiply64(left: Integer, right: int) -> Integer:
@@ -415,11 +385,6 @@ def _right64(value: tf.Tensor, shift: int) -> tf.Tensor:
 def _right32(value: tf.Tensor, shift: int) -> tf.Tensor:
     """A logical right shift of uint32."""
     return tf.bitwise.right_shift(value, _u32(shift))
-
-
-def _as_u64(value: Integer) -> tf.Tensor:
-    """A uint64 tensor of value."""
-    return _u64(value) if isinstance(value, int) else value
 
 
 def _u64(value: int) -> tf.Tensor:
