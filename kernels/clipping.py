@@ -82,10 +82,10 @@ class ClipByValue:
         finite = tf.math.is_finite(norm)
 
         def bound(values: tf.Tensor) -> tf.Tensor:
-            limit = tf.cast(self.limit, values.dtype)
+            limit = tf.constant(self.limit, values.dtype)
             return tf.where(finite, tf.clip_by_value(values, -limit, limit), values)
 
-        beyond = [tf.reduce_any(tf.abs(_values(g)) > tf.cast(self.limit, g.dtype)) for g in present]
+        beyond = [tf.reduce_any(tf.abs(_values(g)) > tf.constant(self.limit, g.dtype)) for g in present]
         clipped = finite & tf.reduce_any(tf.stack(beyond))
         return Clipped([_on_values(gradient, bound) for gradient in summed], norm, clipped)
 
@@ -275,7 +275,7 @@ def _root_of_sum(squares: Sequence[tf.Tensor], gradients: Sequence[Gradient]) ->
 
 def _scale(norm: tf.Tensor, max_norm: float, finite: tf.Tensor) -> tf.Tensor:
     """max_norm / norm where the norm is finite and above it, else exactly 1."""
-    limit = tf.cast(max_norm, norm.dtype)
+    limit = tf.constant(max_norm, norm.dtype)
     return tf.where(finite & (norm > limit), limit / norm, tf.ones_like(norm))
 
 
