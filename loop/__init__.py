@@ -1,1 +1,54 @@
-"""tapestep: a compiled training loop for TensorFlow."""
+"""tapestep: a compiled training loop for TensorFlow.
+
+The user writes what a step computes; the loop compiles many steps into one call, runs them on one
+or several replicas, and makes the run exact to resume.
+"""
+
+from importlib.util import find_spec as _find_spec
+from pathlib import Path as _Path
+
+_found = _find_spec("kernels")
+if _found is None or not (_Path(str(_found.origin)).parent / "target.py").exists():
+    raise ImportError(
+        "loop: expected tapestep's own package `kernels`, found "
+        f"{'none' if _found is None else _found.origin}; another distribution of that name comes "
+        "first on the path: use an environment of its own, or run from the checkout"
+    )
+
+from loop import checkpoint, compile, distribute, feeds, layers, optimizers, schedules  # noqa: E402
+from loop.actions import Every  # noqa: E402
+from loop.errors import NonFiniteError  # noqa: E402
+from loop.evaluation import Evaluation  # noqa: E402
+from loop.global_step import GlobalStep  # noqa: E402
+from loop.gradients import all_finite, reduce_gradients, reduce_sum  # noqa: E402
+from loop.meter import Meter  # noqa: E402
+from loop.module import Module  # noqa: E402
+from loop.rows import Rows  # noqa: E402
+from loop.run_directory import RunDirectory  # noqa: E402
+from loop.signals import StopSignals  # noqa: E402
+from loop.step import GradientStep  # noqa: E402
+from loop.trainer import Trainer  # noqa: E402
+
+__all__ = [
+    "Evaluation",
+    "Every",
+    "GlobalStep",
+    "GradientStep",
+    "Meter",
+    "Module",
+    "NonFiniteError",
+    "Rows",
+    "RunDirectory",
+    "StopSignals",
+    "Trainer",
+    "all_finite",
+    "checkpoint",
+    "compile",
+    "distribute",
+    "feeds",
+    "layers",
+    "optimizers",
+    "reduce_gradients",
+    "reduce_sum",
+    "schedules",
+]

@@ -51,7 +51,9 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
     """
     for place, generator in enumerate(generators):
         variable = generator.state.value
-        drawn = random.bits(seed, f"keras.SeedGenerator/{place}", global_step, tf.constant([0]), (2,))
+        drawn = random.bits(
+            seed, f"keras.SeedGenerator/{place}", global_step, tf.constant([0]), (2,)
+        )
         tf.raw_ops.AssignVariableOp(
             resource=variable.handle, value=tf.bitcast(drawn[0], variable.dtype)
         )

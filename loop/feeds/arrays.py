@@ -28,8 +28,8 @@ class Arrays:
       batch_size: examples in the global batch, at most N.
       seed: of the order and of the run's random numbers.
       shuffle: False for the order of storage.
-      transform: batch -> batch, traced into the step after the gather: scaling, augmentation. It may
-        read `step_context.current` for seed, global step and positions.
+      transform: batch -> batch, traced into the step after the gather: scaling, augmentation. It
+        may read `step_context.current` for seed, global step and positions.
       partners: also gather, under "partner", the batch whose row j is the example at position
         batch_size - 1 - j of the global batch: what mixup mixes with, on any number of replicas.
 

@@ -40,7 +40,8 @@ def layout(batch_size: int, *, replicas: int = 1, replica: int = 0, accumulate: 
     """
     if batch_size < 1 or batch_size % accumulate:
         raise ValueError(
-            f"layout: batch_size={batch_size} must be a positive multiple of accumulate={accumulate}"
+            f"layout: batch_size={batch_size} must be a positive multiple of accumulate="
+            f"{accumulate}: micro-batches are equal slices of the batch"
         )
     micro_size = batch_size // accumulate
     local = -(-micro_size // replicas)

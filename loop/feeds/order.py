@@ -2,8 +2,8 @@
 
 A Feistel network over [0, a) x [0, b), a * b >= size, is a permutation; values that fall outside
 [0, size) are put through again until they fall inside (cycle walking), which permutes [0, size).
-Nothing is stored and nothing is sought: place p of epoch e costs the same wherever it is, so a resume
-in the middle of an epoch is exact, and a data set of any size takes no memory for its order.
+Nothing is stored and nothing is sought: place p of epoch e costs the same wherever it is, so a
+resume in the middle of an epoch is exact, and a data set of any size takes no memory for its order.
 
 Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
 """
@@ -68,7 +68,7 @@ class Order:
         key = _mix(np.uint64(self.seed & (2**64 - 1)) + np.uint64(0x9E3779B97F4A7C15))
         rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] << np.uint64(48)
         keys = _mix(_mix(key ^ unique.astype(np.uint64)) ^ rounds)
-        return keys[:, inverse.reshape(epochs.shape)]
+        return np.asarray(keys[:, inverse.reshape(epochs.shape)])
 
     def _permuted(self, values: Indices, keys: npt.NDArray[np.uint64]) -> Indices:
         left, right = np.divmod(values, self._columns)

@@ -1,0 +1,286 @@
+"""Many steps in one compiled call: the inner loop.
+
+A call runs `count` steps, `count` a run-time number up to a fixed capacity, so that one trace
+serves every chunk length. What a step reports is written into a table that the call returns. The
+counter is advanced here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from kernels import target
+from loop import rows as row_table
+from loop import step_context
+from loop.distribute import Replicas
+from loop.feeds import Feed, layout
+from loop.global_step import GlobalStep
+from loop.rows import Rows
+from loop.step_context import StepContext
+
+Mode = Literal["eager", "graph", "xla"]
+StepFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, Any]]
+StepHook = Callable[[StepContext], None]
+
+NEVER = 2**31 - 1
+"""As `max_nonfinite`: no number of non-finite steps ends a call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a call did.
+
+    Attributes:
+      rows: one row a step that was run; the last is the offending one where `stopped`.
+      stopped: whether more non-finite steps in a row came than allowed. The offending step is not
+        counted: weights, statistics and counter are as before it.
+      streak: non-finite steps in a row at the end of the call.
+    """
+
+    rows: Rows
+    stopped: bool
+    streak: int
+
+
+class CompiledLoop:
+    """Runs a step function many times a call.
+
+    Args:
+      step: batch -> dict of scalars; traced once. It need not know how many steps a call has.
+      feed: the source of batches.
+      mode: "xla", "graph" or "eager". Under several replicas "xla" compiles forward + backward and
+        the update of a `GradientStep` by themselves, with the collectives between them.
+      steps_per_call: the capacity of a call.
+      global_step: the counter.
+      replicas: where the steps run.
+      hooks: called with the context at the start of each step, traced (Keras's seeds).
+
+    Attributes:
+      traces: how often the loop was traced; 1 after the first call, and it stays so.
+
+    Raises:
+      ValueError: on an unknown mode, steps_per_call below 1, or a batch that `step.accumulate` does
+        not divide.
+    """
+
+    def __init__(
+        self,
+        step: StepFunction,
+        feed: Feed,
+        *,
+        mode: Mode,
+        steps_per_call: int,
+        global_step: GlobalStep,
+        replicas: Replicas,
+        hooks: Sequence[StepHook] = (),
+    ) -> None:
+        if mode not in ("eager", "graph", "xla"):
+            raise ValueError(f"compile: mode must be 'xla', 'graph' or 'eager', got {mode!r}")
+        if steps_per_call < 1:
+            raise ValueError(f"compile: steps_per_call must be at least 1, got {steps_per_call}")
+        self.mode = mode
+        self.steps_per_call = steps_per_call
+        self.traces = 0
+        self._step = step
+        self._feed = feed
+        self._global_step = global_step
+        self._replicas = replicas
+        self._hooks = hooks
+        accumulate = getattr(step, "accumulate", 1)
+        self._layouts = {
+            replica: layout(
+                feed.batch_size, replicas=replicas.count, replica=replica, accumulate=accumulate
+            )
+            for replica in replicas.local_ids
+        }
+        self._positions = replicas.per_replica(
+            lambda replica: tf.constant(self._layouts[replica].positions)
+        )
+        self._resident = replicas.per_replica(lambda _: dict(feed.resident()))
+        self._seed = tf.constant(feed.seed, tf.int64)
+        self._columns: tuple[str, ...] = ()
+        self._signature: dict[str, str] = {}
+        # With one replica XLA takes the whole loop; with several, regions inside each step.
+        self._regional = mode == "xla" and replicas.count > 1
+        whole = mode == "xla" and not self._regional
+        self._call: Any = (
+            self._steps
+            if mode == "eager"
+            else tf.function(self._steps, jit_compile=whole or None, autograph=False)
+        )
+
+    def prepare(self, first_step: int, count: int) -> Any:
+        """Fetches what a call of `count` steps from `first_step` needs, as tensors in place.
+
+        Touches no state of the run: it may be called ahead, from another thread.
+        """
+        return self._replicas.per_replica(
+            functools.partial(self._chunk, first_step=first_step, count=count)
+        )
+
+    def _chunk(self, replica: int, *, first_step: int, count: int) -> dict[str, tf.Tensor]:
+        chunk = self._feed.chunk(first_step, count, self.steps_per_call, self._layouts[replica])
+        return {name: tf.constant(array) for name, array in chunk.items()}
+
+    def run(self, chunk: Any, count: int, *, max_nonfinite: int = 0, streak: int = 0) -> Outcome:
+        """Runs `count` steps on a prepared chunk.
+
+        Args:
+          chunk: from `prepare` for the current step.
+          count: at most `steps_per_call`; 0 compiles without running a step.
+          max_nonfinite: non-finite steps in a row that are skipped; one more ends the call.
+          streak: non-finite steps in a row before this call.
+
+        Raises:
+          ValueError: if count does not fit the capacity.
+          RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
+            traced and compiled again.
+        """
+        if not 0 <= count <= self.steps_per_call:
+            raise ValueError(
+                f"compile: count must be in [0, steps_per_call={self.steps_per_call}], got {count}"
+            )
+        self._guard(chunk)
+        first_step = int(self._global_step)
+        arguments = self._arguments(chunk, count, max_nonfinite, streak)
+        table, done, streak_after = self._call(*arguments)
+        table = table.numpy()[: int(done), : len(self._columns)]
+        streak_now = int(streak_after)
+        return Outcome(
+            Rows(first_step, self._columns, table), streak_now > max_nonfinite, streak_now
+        )
+
+    def operations(self) -> set[str]:
+        """The types of the operations in the traced loop; traces it, runs nothing.
+
+        Raises:
+          ValueError: in eager mode, which has no graph.
+        """
+        if self.mode == "eager":
+            raise ValueError("compile: eager mode has no graph to list the operations of")
+        chunk = self.prepare(0, 0)
+        graph = self._call.get_concrete_function(*self._arguments(chunk, 0, 0, 0)).graph
+        definition = graph.as_graph_def()
+        nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+        return {node.op for node in nodes}
+
+    def _arguments(
+        self, chunk: Any, count: int, max_nonfinite: int, streak: int
+    ) -> tuple[Any, ...]:
+        numbers = (tf.constant(number) for number in (count, max_nonfinite, streak))
+        return (self._resident, chunk, self._positions, self._seed, *numbers)
+
+    def _guard(self, chunk: Any) -> None:
+        """Refuses a call that would be traced anew, and names the argument that changed."""
+        local = self._replicas.first(chunk)
+        signature = {name: f"{array.dtype.name}{array.shape}" for name, array in local.items()}
+        if not self._signature:
+            self._signature = signature
+        elif signature != self._signature:
+            pairs = {
+                name: (self._signature.get(name, "absent"), signature.get(name, "absent"))
+                for name in {**self._signature, **signature}
+            }
+            changed = [f"{n} was {old}, is {new}" for n, (old, new) in pairs.items() if old != new]
+            raise RuntimeError(
+                f"compile: the call would be traced again, since {'; '.join(changed)}; a feed's "
+                "chunks must keep their shapes and dtypes"
+            )
+
+    def _steps(
+        self,
+        resident: Any,
+        chunk: Any,
+        positions: Any,
+        seed: tf.Tensor,
+        count: tf.Tensor,
+        max_nonfinite: tf.Tensor,
+        streak: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The call: a loop over steps. Traced, unless in eager mode."""
+        if self.mode != "eager":
+            self.traces += 1
+            if self.traces > 1:
+                raise RuntimeError(
+                    "compile: a second trace of one signature; the step's closure must have changed"
+                )
+
+        def body(
+            row: tf.Tensor, streak: tf.Tensor, table: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+            global_step = self._global_step.read()
+            packed = self._replicas.first(
+                self._replicas.run(
+                    self._replica_step, resident, chunk, positions, seed, global_step, row
+                )
+            )
+            values, finite = packed
+            streak = tf.where(finite, 0, streak + 1)
+            self._global_step.advance(tf.cast(streak <= max_nonfinite, tf.int64))
+            return row + 1, streak, table.write(row, values)
+
+        table = tf.TensorArray(
+            tf.float64, size=self.steps_per_call, element_shape=[row_table.CAPACITY]
+        )
+        done, streak, table = tf.while_loop(
+            lambda row, streak, _: (row < count) & (streak <= max_nonfinite),
+            body,
+            (tf.constant(0), streak, table),
+            parallel_iterations=1,
+        )
+        return table.stack(), done, streak
+
+    def _replica_step(
+        self,
+        resident: dict[str, tf.Tensor],
+        chunk: dict[str, tf.Tensor],
+        positions: tf.Tensor,
+        seed: tf.Tensor,
+        global_step: tf.Tensor,
+        row: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step on one replica: batch, hooks, step, row."""
+        replicas = self._replicas
+        context = StepContext(
+            seed=seed,
+            global_step=global_step,
+            positions=positions,
+            mask=chunk["mask"][row] if "mask" in chunk else None,
+            batch_size=self._feed.batch_size,
+            replicas=replicas.count,
+            all_reduce_sum=replicas.all_reduce_sum if replicas.count > 1 else None,
+        )
+        if self._regional:
+            context.region = xla_region
+        traced_for: Mode = "graph" if self._regional else self.mode
+        with target.tracing_for(traced_for), step_context.within(context):
+            for hook in self._hooks:
+                hook(context)
+            batch = self._feed.batch(resident, chunk, row)
+            scalars = dict(self._step(batch))
+            self._columns, values = row_table.packed(scalars)
+        if "finite" in scalars:
+            finite = tf.cast(scalars["finite"], tf.bool)
+        else:
+            finite = tf.reduce_all(tf.math.is_finite(values))
+        return values, finite
+
+
+def xla_region(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as a jitted function of its own, made anew for each replica's trace.
+
+    One object shared by the replicas would serve the second from the first's trace, with the
+    first's variables in it.
+    """
+
+    def traced(*arguments: Any) -> Any:
+        with target.tracing_for("xla"):
+            return function(*arguments)
+
+    compiled: Callable[..., Any] = tf.function(traced, jit_compile=True, autograph=False)
+    return compiled

@@ -1,0 +1,17 @@
+"""Errors of a run."""
+
+from __future__ import annotations
+
+
+class NonFiniteError(RuntimeError):
+    """A step's loss or gradients were not finite, and the run was told to stop.
+
+    Weights, slots, statistics and counter are as after the step before.
+
+    Attributes:
+      step: the number of finished steps before the offending one.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step

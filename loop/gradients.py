@@ -1,0 +1,68 @@
+"""From a loss to reduced gradients: the tape, the sum over replicas, the finite check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from loop import step_context
+
+Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
+
+
+def reduce_sum(values: Sequence[Gradient]) -> list[Gradient]:
+    """Sums values over the replicas: all dense ones in one collective, sparse ones as slices.
+
+    Args:
+      values: tensors, IndexedSlices and None; the same kinds on every replica.
+
+    Returns:
+      The sums in the same order, equal on every replica; with one replica the values as they are.
+    """
+    context = step_context.current("reduce_sum")
+    if context.all_reduce_sum is None:
+        return list(values)
+    reduced: list[Gradient] = list(values)
+    for kind in (tf.Tensor, tf.IndexedSlices):
+        places = [i for i, value in enumerate(values) if isinstance(value, kind)]
+        if places:
+            sums = context.all_reduce_sum([values[i] for i in places])
+            for place, total in zip(places, sums, strict=True):
+                reduced[place] = total
+    return reduced
+
+
+def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Sums a step function's gradients over the replicas.
+
+    A replica sees its slice of the global batch alone. With a loss that is the sum over its
+    examples divided by `step_context.current(...).batch_size`, the result is the gradient of the
+    mean over the global batch on any number of replicas. To be called after the tape and before the
+    clip: clipping first is what makes two replicas train another model than one.
+
+    Args:
+      gradients: as from `tf.GradientTape.gradient`.
+
+    Returns:
+      The reduced gradients, equal on every replica.
+    """
+    return reduce_sum(gradients)
+
+
+def all_finite(values: Sequence[Gradient]) -> tf.Tensor:
+    """Whether every element of every value is finite: a bool scalar, after the reduction global."""
+    checks = [
+        tf.reduce_all(
+            tf.math.is_finite(value.values if isinstance(value, tf.IndexedSlices) else value)
+        )
+        for value in values
+        if value is not None
+    ]
+    return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
+
+
+def detached(variables: Sequence[Any], gradients: Sequence[Gradient]) -> list[Any]:
+    """The variables whose gradient is None."""
+    return [v for v, gradient in zip(variables, gradients, strict=True) if gradient is None]

@@ -1,0 +1,137 @@
+"""A run's directory: its lock, its checkpoints, and whether a resume is the same run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from loop import checkpoint, run_lock
+from loop.checkpoint import Restored
+from loop.checkpoint.asynchronous import AsynchronousSaver
+from loop.state import State
+
+_log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+_OWN_FILES = (run_lock.FILE_NAME, METRICS, EVALUATIONS)
+
+
+class ConfigurationChangedError(RuntimeError):
+    """A resume with other settings than the saved run's."""
+
+
+class RunDirectory:
+    """Holds a directory for one run; opened before the first step, closed after the last.
+
+    Args:
+      path: the directory; made if absent.
+      configuration: the settings that make it this run, JSON values. Harmless ones (how often to
+        log) do not belong here.
+      keep: newest checkpoints kept; None keeps all.
+      known: names of the caller's own files that may be there before the first checkpoint.
+      allow_change: resume with another configuration, after saying what differs.
+      fresh: start at step 0 where the directory holds no valid checkpoint.
+
+    Raises:
+      ValueError: on a `keep` below 1.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+        keep: int | None = 3,
+        known: Collection[str] = (),
+        allow_change: bool = False,
+        fresh: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self._configuration = dict(configuration or {})
+        self._metadata: dict[str, Any] = {}
+        self._state: State = {}
+        self._known = [*_OWN_FILES, *known]
+        self._allow_change = allow_change
+        self._fresh = fresh
+        self._lock = run_lock.RunLock(path)
+        self._saver = AsynchronousSaver(path, keep=keep)
+
+    def open(self, state: State, exactness: Mapping[str, Any]) -> Restored | None:
+        """Locks the directory and restores the newest sound checkpoint.
+
+        Args:
+          state: name -> variable, all that a resume needs.
+          exactness: what a bit-exact resume depends on besides the machine: compile mode, replicas,
+            seed.
+
+        Returns:
+          What was restored; None for a start at step 0.
+
+        Raises:
+          RunLockError: another run holds the directory.
+          CheckpointError: it cannot be written, holds no sound checkpoint among damaged ones, or
+            something else; nothing was changed.
+          ConfigurationChangedError: the settings differ and `allow_change` is not set; lists them.
+        """
+        self._state = state
+        self._metadata = {
+            "configuration": self._configuration,
+            "exactness": {**exactness, **checkpoint.environment()},
+        }
+        self._lock.acquire()
+        checkpoint.check_writable(self.path)
+        checkpoint.clean_orphans(self.path)
+        restored = None if self._fresh else checkpoint.restore_latest(self.path, state)
+        if restored is None:
+            checkpoint.require_start(self.path, known=self._known, fresh=self._fresh)
+            return None
+        for line in restored.skipped:
+            _log.warning("%s", line)
+        self._compare(restored)
+        return restored
+
+    def _compare(self, restored: Restored) -> None:
+        saved = restored.metadata
+        changed = checkpoint.differences(
+            saved.get("configuration", {}), self._metadata["configuration"]
+        )
+        if changed and not self._allow_change:
+            raise ConfigurationChangedError(
+                f"{self.path}: the settings differ from the saved run's ({'; '.join(changed)}); "
+                "start with the same ones, in another directory, or pass --allow_change"
+            )
+        for line in changed:
+            _log.warning("resuming with a changed setting: %s", line)
+        inexact = checkpoint.differences(saved.get("exactness", {}), self._metadata["exactness"])
+        if inexact:
+            _log.warning(
+                "this resume is not bit-exact: the same examples and random numbers, but %s",
+                "; ".join(inexact),
+            )
+
+    def save(self, step: int, pinned: Collection[int] = ()) -> None:
+        """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
+
+        Raises:
+          CheckpointError: the save before this one failed.
+        """
+        self._saver.save(step, self._state, self._metadata, pinned=pinned)
+
+    def poll(self) -> None:
+        """Raises a background save's error, if it failed; never waits."""
+        self._saver.poll()
+
+    def close(self) -> None:
+        """Waits for the last save and gives the directory up.
+
+        Raises:
+          CheckpointError: the last save failed.
+        """
+        try:
+            self._saver.close()
+        finally:
+            self._lock.release()

@@ -1,0 +1,238 @@
+"""The stock training step: gradients, reduce, finite check, clip, optimizer, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from kernels import clipping
+from loop import gradients as gradient_ops
+from loop import state, step_context
+from loop.optimizers import Optimizer
+from loop.step_context import MovingAverage, StepContext
+
+Batch = dict[str, tf.Tensor]
+LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]"]
+
+
+class _Sums(NamedTuple):
+    """What the slices of a batch add up to, over micro-batches and replicas."""
+
+    gradients: list[Any]
+    loss: tf.Tensor
+    metrics: dict[str, tf.Tensor]
+    values: list[tf.Tensor]  # of the moving averages, each times its weight
+    weights: list[tf.Tensor]
+
+
+class GradientStep:
+    """One update of `variables` by the gradient of a loss.
+
+    The order of an update: gradients, sum over the replicas (the mean over the *global* batch), one
+    global finite check, clip, optimizer; then the statistics that layers recorded. Where loss or
+    gradient norm is not finite, nothing changes on any replica.
+
+    Args:
+      loss_fn: batch -> per-example loss [B], or (loss, metrics). Metrics are per example [B] or
+        scalars. A scalar loss or metric counts as the mean over the local examples, and cannot
+        leave out the padding of an unequal slice: per example is exact on any number of replicas.
+      variables: what is trained, `tf.Variable` or Keras variables.
+      optimizer: built here on `variables` if it was not built.
+      clip: one of `kernels.clipping`'s, between reduction and optimizer; None for no clipping.
+      accumulate: micro-batches a batch is computed in; the update is one, its gradient that of the
+        whole batch, reduced once. Layers that keep statistics take the mean over the micro-batches.
+
+    Returns (when called with a batch, inside a compiled loop):
+      The step's row: `loss`, `learning_rate`, `gradient_norm` (before the clip), `clipped`,
+      `finite`, then the metrics; scalars, equal on every replica.
+
+    Raises:
+      ValueError: no variables, accumulate below 1; when traced, a variable that no gradient reaches
+        or a loss of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        loss_fn: LossFunction,
+        variables: Sequence[Any],
+        optimizer: Optimizer,
+        *,
+        clip: Callable[[Sequence[Any], Sequence[Any]], clipping.Clipped] | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        if not variables:
+            raise ValueError("GradientStep: variables is empty; there is nothing to train")
+        if accumulate < 1:
+            raise ValueError(f"GradientStep: accumulate must be at least 1, got {accumulate}")
+        self.loss_fn = loss_fn
+        self.names = [state.name_of(variable) for variable in variables]
+        self.variables = [state.variable_of(variable) for variable in variables]
+        self.optimizer = optimizer
+        self.clip = clip
+        self.accumulate = accumulate
+        if not optimizer.state:
+            optimizer.build(variables)
+
+    def __call__(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Runs the update on this replica's slice of the batch; see the class."""
+        context = step_context.current("GradientStep")
+        sums, recorded = self._accumulated(batch, context)
+        sums = _reduced(sums)
+
+        def update(sums: _Sums) -> dict[str, tf.Tensor]:
+            return self._update(sums, recorded, context)
+
+        row: dict[str, tf.Tensor] = context.region(update)(sums)
+        return row
+
+    def _update(
+        self, sums: _Sums, recorded: list[MovingAverage], context: StepContext
+    ) -> dict[str, tf.Tensor]:
+        if self.clip is None:
+            norm = clipping.global_norm(sums.gradients)
+            clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
+        else:
+            clipped = self.clip(sums.gradients, self.variables)
+        finite = tf.math.is_finite(sums.loss) & tf.math.is_finite(clipped.norm)
+        self.optimizer.apply(clipped.gradients, global_step=context.global_step, finite=finite)
+        for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
+            _commit(average, value, weight, finite)
+        return {
+            "loss": sums.loss,
+            "learning_rate": self.optimizer.learning_rate_at(context.global_step),
+            "gradient_norm": clipped.norm,
+            "clipped": clipped.clipped,
+            "finite": finite,
+            **sums.metrics,
+        }
+
+    def _accumulated(self, batch: Batch, context: StepContext) -> tuple[_Sums, list[MovingAverage]]:
+        """The sums over this replica's micro-batches, and whose values the statistics are."""
+        if self.accumulate == 1:
+            return self._forward_backward(batch, context)
+        first, recorded = self._forward_backward(*self._micro_batch(batch, context, 0))
+        if any(isinstance(gradient, tf.IndexedSlices) for gradient in first.gradients):
+            # Slices grow by concatenation, which a loop of static shapes cannot do.
+            for index in range(1, self.accumulate):
+                more, _ = self._forward_backward(*self._micro_batch(batch, context, index))
+                first = _added(first, more)
+            return first, recorded
+
+        def add_next(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
+            more, _ = self._forward_backward(*self._micro_batch(batch, context, index))
+            return index + 1, _added(sums, more)
+
+        _, sums = tf.while_loop(
+            lambda index, _: index < self.accumulate,
+            add_next,
+            (tf.constant(1), first),
+            parallel_iterations=1,
+        )
+        return sums, recorded
+
+    def _micro_batch(
+        self, batch: Batch, context: StepContext, index: int | tf.Tensor
+    ) -> tuple[Batch, StepContext]:
+        def piece(tensor: tf.Tensor) -> tf.Tensor:
+            size = tensor.shape[0] // self.accumulate
+            return tf.reshape(tensor, [self.accumulate, size, *tensor.shape[1:]])[index]
+
+        mask = None if context.mask is None else piece(context.mask)
+        inner = dataclasses.replace(context, positions=piece(context.positions), mask=mask)
+        return tf.nest.map_structure(piece, batch), inner
+
+    def _forward_backward(
+        self, batch: Batch, context: StepContext
+    ) -> tuple[_Sums, list[MovingAverage]]:
+        recorded: list[MovingAverage] = []
+
+        def compute(batch: Batch) -> _Sums:
+            inner = dataclasses.replace(context, moving_averages=[])
+            with step_context.within(inner):
+                sums = self._sums(batch, inner)
+            recorded.extend(inner.moving_averages)
+            return sums
+
+        sums: _Sums = context.region(compute)(batch)
+        return sums, recorded
+
+    def _sums(self, batch: Batch, context: StepContext) -> _Sums:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self.variables)
+            returned = self.loss_fn(batch)
+            losses, metrics = returned if isinstance(returned, tuple) else (returned, {})
+            loss = _mean_share(losses, "loss", context)
+        gradients = tape.gradient(loss, self.variables)
+        missing = [
+            name for name, gradient in zip(self.names, gradients, strict=True) if gradient is None
+        ]
+        if missing:
+            raise ValueError(
+                f"GradientStep: no gradient of the loss reaches {', '.join(missing)}; use them in "
+                "the loss or leave them out of `variables`"
+            )
+        averages = context.moving_averages
+        return _Sums(
+            gradients,
+            loss,
+            {name: _mean_share(value, name, context) for name, value in metrics.items()},
+            [average.value * tf.cast(average.weight, average.value.dtype) for average in averages],
+            [tf.cast(average.weight, average.value.dtype) for average in averages],
+        )
+
+
+def _mean_share(value: tf.Tensor, name: str, context: StepContext) -> tf.Tensor:
+    """This slice's share of the mean over the global batch: all slices' shares add up to it."""
+    value = tf.convert_to_tensor(value)
+    if not value.dtype.is_floating or value.dtype.size < 4:
+        value = tf.cast(value, tf.float32)
+    size = context.positions.shape[0]
+    if value.shape.rank == 0:
+        count = size if context.mask is None else tf.math.count_nonzero(context.mask)
+        return value * tf.cast(count, value.dtype) / context.batch_size
+    if value.shape != (size,):
+        raise ValueError(
+            f"GradientStep: {name!r} has shape {value.shape}; expected one value an example, "
+            f"({size},), or a scalar"
+        )
+    if context.mask is not None:
+        value = tf.where(context.mask, value, tf.zeros([], value.dtype))
+    return tf.reduce_sum(value) / context.batch_size
+
+
+def _added(left: _Sums, right: _Sums) -> _Sums:
+    def add(a: Any, b: Any) -> Any:
+        if isinstance(a, tf.IndexedSlices):
+            values = tf.concat([a.values, b.values], 0)
+            return tf.IndexedSlices(values, tf.concat([a.indices, b.indices], 0), a.dense_shape)
+        return a + b
+
+    pairs = zip(left.gradients, right.gradients, strict=True)
+    dense = tf.nest.map_structure(add, left._replace(gradients=[]), right._replace(gradients=[]))
+    return dense._replace(gradients=[add(a, b) for a, b in pairs])
+
+
+def _reduced(sums: _Sums) -> _Sums:
+    """The sums over the replicas, everything in one collective."""
+    flat = [*sums.gradients, sums.loss, *sums.metrics.values(), *sums.values, *sums.weights]
+    flat = gradient_ops.reduce_sum(flat)
+    taken = iter(flat)
+    return _Sums(
+        [next(taken) for _ in sums.gradients],
+        next(taken),
+        {name: next(taken) for name in sums.metrics},
+        [next(taken) for _ in sums.values],
+        [next(taken) for _ in sums.weights],
+    )
+
+
+def _commit(average: MovingAverage, value: tf.Tensor, weight: tf.Tensor, finite: tf.Tensor) -> None:
+    variable = average.variable
+    old = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    mean = value / tf.maximum(weight, tf.ones([], weight.dtype))
+    moved = old + (1 - average.momentum) * (tf.cast(mean, old.dtype) - old)
+    kept = tf.where(finite & (weight > 0), moved, old)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)

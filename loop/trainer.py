@@ -1,0 +1,333 @@
+"""The outer loop: cuts calls at boundaries and does there what needs the host."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+from loop import autotune, distribute, keras_adapter
+from loop import compile as compiling
+from loop import state as states
+from loop.actions import Every
+from loop.checkpoint import Restored
+from loop.errors import NonFiniteError
+from loop.evaluation import CompiledEvaluation, Evaluation
+from loop.feeds import Feed
+from loop.global_step import GlobalStep
+from loop.meter import Meter
+from loop.rows import Rows
+from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
+from loop.signals import StopSignals
+from loop.writers import JsonLines, Writer
+
+_log = logging.getLogger(__name__)
+
+CALL_SECONDS = 1.0
+"""A call ends within about this time, so that a signal is answered and a stall is seen."""
+
+
+class Trainer:
+    """Runs a step function over a feed until a global step.
+
+    Makes nothing on disk until `train`, which resumes from `directory` if a run is there.
+
+    Args:
+      step: batch -> dict of scalars; a `GradientStep` or any function.
+      feed: the source of batches; its seed is the run's.
+      state: the owners of all state besides the counter, by name: models, optimizers, variables.
+      directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
+      compile: "xla", "graph", "eager" or "auto" (see `loop.autotune`).
+      steps_per_call: the most steps a call runs.
+      replicas: where the steps run; model and optimizer must be made within its `scope()`.
+      evaluation: what `evaluate` runs.
+      evaluate_every: steps; 0 for only when asked.
+      checkpoint_every: steps; 0 for the end alone.
+      actions: what else to do at which boundaries.
+      writers: given every call's rows.
+      on_nonfinite: "stop" at the first non-finite step, or "skip" up to `max_nonfinite` in a row.
+      max_nonfinite: see on_nonfinite.
+      stop_signals: entered by the caller around `train`; the first signal ends training after the
+        current call, with a checkpoint.
+
+    Attributes:
+      global_step: the counter.
+      state: name -> variable, what checkpoints hold.
+      meter: where the time went.
+      rows: the last call's rows.
+      evaluations: (step, results) of every evaluation since the start of this process.
+      stop_reason: why training ended early; None if it did not.
+      mode: the compile mode in use.
+
+    Raises:
+      ValueError: on an interval below 0 or a state that names a variable twice.
+      TypeError: on an owner of state of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        step: compiling.StepFunction,
+        feed: Feed,
+        state: Mapping[str, Any],
+        directory: str | os.PathLike[str] | RunDirectory | None = None,
+        compile: compiling.Mode | Literal["auto"] = "auto",
+        steps_per_call: int = 64,
+        replicas: distribute.Replicas | None = None,
+        evaluation: Evaluation | None = None,
+        evaluate_every: int = 0,
+        checkpoint_every: int = 0,
+        actions: Sequence[Every] = (),
+        writers: Sequence[Writer] = (),
+        on_nonfinite: Literal["stop", "skip"] = "stop",
+        max_nonfinite: int = 10,
+        stop_signals: StopSignals | None = None,
+    ) -> None:
+        if on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"Trainer: on_nonfinite must be stop or skip, got {on_nonfinite!r}")
+        if evaluate_every and evaluation is None:
+            raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
+        self.replicas = replicas or distribute.single()
+        with self.replicas.scope():
+            self.global_step = GlobalStep()
+        self.state = states.named({**state, "global_step": self.global_step.variable})
+        self.feed = feed
+        self.meter = Meter()
+        self.rows: Rows | None = None
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.stop_reason: str | None = None
+        self._loop = autotune.choose(
+            lambda mode: compiling.CompiledLoop(
+                step,
+                feed,
+                mode=mode,
+                steps_per_call=steps_per_call,
+                global_step=self.global_step,
+                replicas=self.replicas,
+                hooks=_seed_hooks(state),
+            ),
+            compile,
+        )
+        self.mode = self._loop.mode
+        self._evaluation = evaluation
+        self._compiled_evaluation: CompiledEvaluation | None = None
+        self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
+        self._streak = 0
+        self._writers = list(writers)
+        self._evaluation_lines: JsonLines | None = None
+        self._stop_signals = stop_signals
+        if isinstance(directory, (str, os.PathLike)):
+            directory = RunDirectory(directory)
+        self._directory = directory
+        self._actions = _actions(evaluate_every, actions, checkpoint_every)
+        self._ready = False
+        self._compiled = self.mode == "eager"
+        self._saved_step: int | None = None
+
+    @property
+    def traces(self) -> int:
+        """How often the training loop was traced."""
+        return self._loop.traces
+
+    @property
+    def steps_per_call(self) -> int:
+        """The most steps a call runs."""
+        return self._loop.steps_per_call
+
+    def open(self) -> Restored | None:
+        """Locks the directory and restores its newest checkpoint; `train` does it if not done.
+
+        Returns:
+          What was restored; None without a directory or a checkpoint.
+
+        Raises:
+          RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
+        """
+        if self._ready:
+            raise RuntimeError("Trainer: already open")
+        restored = None
+        if self._directory is not None:
+            exactness = {
+                "compile": self.mode,
+                "replicas": self.replicas.count,
+                "seed": self.feed.seed,
+            }
+            with self.meter.phase("checkpoint"):
+                restored = self._directory.open(self.state, exactness)
+            step = int(self.global_step)
+            self._writers.append(JsonLines(self._directory.path / METRICS, step=step))
+            self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
+            if restored is not None:
+                _log.info("resumed from %s at step %d", restored.path, step)
+                self._saved_step = step
+        self._ready = True
+        return restored
+
+    def train(self, *, until: int) -> None:
+        """Trains until `until` steps are finished in all, then saves.
+
+        Args:
+          until: a global step; at or below the current one nothing is trained.
+
+        Raises:
+          NonFiniteError: a step was not finite and the run was not to skip it.
+          What `open` raises, and CheckpointError where a save failed.
+        """
+        if not self._ready:
+            self.open()
+        self.stop_reason = None
+        step = int(self.global_step)
+        with ThreadPoolExecutor(1, "prepare the next call") as background:
+            count = self._count(step, until)
+            chunk = background.submit(self._loop.prepare, step, count)
+            while step < until and self.stop_reason is None:
+                step, count, chunk = self._call(step, count, chunk, until, background)
+                self._boundary(step)
+        for every in self._actions:
+            if every.at_end and not every.is_due(step):
+                every.action(self)
+        self.save()
+
+    def _call(
+        self,
+        step: int,
+        count: int,
+        chunk: Future[Any],
+        until: int,
+        background: ThreadPoolExecutor,
+    ) -> tuple[int, int, Future[Any]]:
+        """One compiled call, the next one's input fetched meanwhile."""
+        with self.meter.phase("input"):
+            prepared = chunk.result()
+        if not self._compiled:
+            with self.meter.phase("compile"):
+                self._loop.run(prepared, 0)
+            self._compiled = True
+        following = self._count(step + count, until)
+        chunk = background.submit(self._loop.prepare, step + count, following)
+        with self.meter.phase("train"):
+            outcome = self._loop.run(
+                prepared, count, max_nonfinite=self._max_nonfinite, streak=self._streak
+            )
+        self.rows, self._streak = outcome.rows, outcome.streak
+        self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
+        for writer in self._writers:
+            writer(outcome.rows)
+        if outcome.stopped:
+            self._raise_nonfinite(outcome)
+        return step + count, following, chunk
+
+    def _count(self, step: int, until: int) -> int:
+        """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
+        boundary = min([until, *(every.next_boundary(step) for every in self._actions)])
+        count = min(self._loop.steps_per_call, max(boundary - step, 0))
+        if self.meter.seconds_per_step:
+            count = min(count, max(1, int(CALL_SECONDS / self.meter.seconds_per_step)))
+        return count
+
+    def _boundary(self, step: int) -> None:
+        if self._directory is not None:
+            self._directory.poll()
+        for every in self._actions:
+            if every.is_due(step):
+                every.action(self)
+        if self._stop_signals is not None and self._stop_signals.received is not None:
+            self.stop(f"signal {self._stop_signals.received}")
+
+    def _raise_nonfinite(self, outcome: compiling.Outcome) -> None:
+        step = int(self.global_step)
+        row = dict(zip(outcome.rows.columns, outcome.rows.table[-1].tolist(), strict=True))
+        ids = self.feed.example_ids(step)
+        examples = "unknown" if ids is None else ", ".join(map(str, ids.tolist()))
+        raise NonFiniteError(
+            f"step {step} is not finite after {outcome.streak} such steps in a row ("
+            + ", ".join(
+                f"{name}={row[name]:g}" for name in ("loss", "gradient_norm") if name in row
+            )
+            + f"); the state is that of step {step}; seed {self.feed.seed}, examples {examples}",
+            step,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Runs the evaluation on the current state: name -> mean over the examples.
+
+        Raises:
+          ValueError: if the trainer was made without one.
+        """
+        if self._evaluation is None:
+            raise ValueError("Trainer: made without an evaluation; pass `evaluation=`")
+        if self._compiled_evaluation is None:
+            with self.meter.phase("compile"):
+                self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
+                self._compiled_evaluation.compile()
+        with self.meter.phase("evaluate"):
+            results = self._compiled_evaluation()
+        step = int(self.global_step)
+        self.evaluations.append((step, results))
+        if self._evaluation_lines is not None:
+            self._evaluation_lines.write([{"step": step, **results}])
+        return results
+
+    def save(self) -> None:
+        """Saves a checkpoint of the current step, unless there is one; nothing without a directory.
+
+        Raises:
+          CheckpointError: the save before this one failed.
+        """
+        step = int(self.global_step)
+        if self._directory is None or step == self._saved_step:
+            return
+        with self.meter.phase("checkpoint"):
+            self._directory.save(step)
+        self._saved_step = step
+
+    def stop(self, reason: str) -> None:
+        """Ends `train` after the current call; for actions."""
+        self.stop_reason = reason
+
+    def close(self) -> None:
+        """Waits for the last save, closes files and gives the directory up.
+
+        Raises:
+          CheckpointError: the last save failed.
+        """
+        if self._directory is not None:
+            with self.meter.phase("checkpoint"):
+                self._directory.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _actions(evaluate_every: int, actions: Sequence[Every], checkpoint_every: int) -> list[Every]:
+    """All boundaries' actions in order: evaluate, the user's, save; a save has seen the rest."""
+
+    def evaluate(trainer: Trainer) -> None:
+        trainer.evaluate()
+
+    every = list(actions)
+    if evaluate_every:
+        every.insert(0, Every(evaluate_every, evaluate))
+    if checkpoint_every:
+        every.append(Every(checkpoint_every, Trainer.save))
+    return every
+
+
+def _seed_hooks(state: Mapping[str, Any]) -> list[compiling.StepHook]:
+    """Sets the seed generators of Keras models in the state from (seed, step) at each step."""
+    generators = [
+        generator
+        for owner in state.values()
+        if keras_adapter.is_layer(owner)
+        for generator in keras_adapter.seed_generators(owner)
+    ]
+    if not generators:
+        return []
+    return [
+        lambda context: keras_adapter.seed_from_step(generators, context.seed, context.global_step)
+    ]

@@ -1,0 +1,121 @@
+"""Writers: callables that are given every call's rows, one row a step."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from loop.rows import Rows
+
+Writer = Callable[[Rows], None]
+"""Any callable that takes `Rows`; iterate over it for one dict a step."""
+
+
+class JsonLines:
+    """One JSON object a step: {"step": ..., "loss": ..., ...}; non-finite numbers as null.
+
+    Args:
+      path: the file, appended to. Lines of steps after `step` are cut off: a run that was killed
+        after its last checkpoint wrote them, and will write them again.
+      step: finished steps of the run so far.
+
+    Raises:
+      OSError: as the file system does.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
+        self.path = Path(path)
+        _cut(self.path, lambda line: _step_of_json(line) <= step)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def __call__(self, rows: Rows) -> None:
+        """Appends and flushes the rows."""
+        self.write(rows)
+
+    def write(self, records: Iterable[dict[str, Any]]) -> None:
+        """Appends and flushes any records with a "step"."""
+        lines = [json.dumps({k: _finite(v) for k, v in record.items()}) for record in records]
+        self._file.write("".join(f"{line}\n" for line in lines))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class Csv:
+    """One line a step under a header, in the order of the step's columns.
+
+    Args:
+      path: the file; lines of steps after `step` are cut off, as by `JsonLines`.
+      step: finished steps of the run so far.
+
+    Raises:
+      OSError: as the file system does.
+      ValueError: when called with other columns than the file's header has.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
+        self.path = Path(path)
+        _cut(self.path, lambda line: _step_of_csv(line) <= step)
+        self._header: list[str] | None = None
+        if self.path.exists() and self.path.stat().st_size:
+            with self.path.open(encoding="utf-8", newline="") as file:
+                self._header = next(csv.reader(file))
+        self._file = self.path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+
+    def __call__(self, rows: Rows) -> None:
+        """Appends and flushes the rows."""
+        header = ["step", *rows.columns]
+        if self._header is None:
+            self._header = header
+            self._writer.writerow(header)
+        if header != self._header:
+            raise ValueError(
+                f"{self.path}: the header has {self._header}, the step reports {header}"
+            )
+        self._writer.writerows([row[name] for name in header] for row in rows)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a reader of strict JSON would fail on the whole line."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _step_of_json(line: str) -> float:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # A line cut short by a kill.
+    return float(step)
+
+
+def _step_of_csv(line: str) -> float:
+    first = line.split(",", 1)[0]
+    if first == "step":
+        return 0.0
+    return float(first) if first.isdigit() and line.endswith("\n") else math.inf
+
+
+def _cut(path: Path, keep: Callable[[str], bool]) -> None:
+    """Rewrites a file without the lines from the first unwanted one on."""
+    if not path.exists():
+        return
+    end = 0
+    with path.open("r+b") as file:
+        for line in file:
+            if not keep(line.decode("utf-8", errors="replace")):
+                break
+            end += len(line)
+        file.truncate(end)
