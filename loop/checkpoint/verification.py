@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def _file_problem(path: Path, entry: FileEntry) -> str | None:
         return f"{path.name}: missing"
     except NotAPlainFileError as error:
         return str(error)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"{path.name}: cannot be read: {describe(error)}"
     if size != entry.bytes:
         how = "truncated" if size < entry.bytes else "grown"
         return f"{path.name}: {how}: {size} bytes, expected {entry.bytes}"
