@@ -57,10 +57,13 @@ class Adam(Optimizer):
         del name, shape
         return {"m": 0.0, "v": 0.0}
 
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor) -> Scalars:
+    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
         """The step size with both bias corrections, and the decays."""
         step_size = updates.adam_step_size(
-            learning_rate, count, beta1=self._beta1, beta2=self._beta2
+            learning_rate,
+            count,
+            beta1=updates.rounded(self._beta1, dtype),
+            beta2=updates.rounded(self._beta2, dtype),
         )
         constants = {"beta1": self._beta1, "beta2": self._beta2, "epsilon": self._epsilon}
         return {

@@ -101,12 +101,13 @@ class Optimizer(abc.ABC):
         """The slots of a variable: name -> initial value of all its elements."""
 
     @abc.abstractmethod
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor) -> Scalars:
+    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
         """What the rule needs besides tensors, computed once an update in float64.
 
         Args:
           learning_rate: float64 scalar, with the variable's multiplier.
           count: float64 scalar: this update's number, from 1.
+          dtype: what the rule computes in, to which the scalars are then rounded.
         """
 
     @abc.abstractmethod

@@ -35,9 +35,9 @@ class SGD(Optimizer):
         del name, shape
         return {}
 
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor) -> Scalars:
+    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
         """None besides the learning rate."""
-        del learning_rate, count
+        del learning_rate, count, dtype
         return {}
 
     def rule(
@@ -104,9 +104,9 @@ class Momentum(Optimizer):
         del name, shape
         return {"momentum": 0.0}
 
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor) -> Scalars:
+    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
         """The momentum."""
-        del learning_rate, count
+        del learning_rate, count, dtype
         return {"momentum": tf.constant(self._momentum, tf.float64)}
 
     def rule(

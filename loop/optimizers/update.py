@@ -139,7 +139,8 @@ class Update:
         key = (trained.multiplier, trained.dtype)
         if key not in self._scalars:
             rate = self._learning_rate * trained.multiplier
-            scalars = {"learning_rate": rate, **self._optimizer.scalars(rate, self._count)}
+            own = self._optimizer.scalars(rate, self._count, trained.dtype)
+            scalars = {"learning_rate": rate, **own}
             self._scalars[key] = {
                 name: tf.cast(value, trained.dtype) for name, value in scalars.items()
             }
