@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+Gradient = Callable[..., tf.Tensor | tuple[tf.Tensor, ...]]
 
 
 def softmax_cross_entropy(
@@ -147,12 +147,23 @@ def sigmoid_focal(
     if not 0.0 <= gamma < math.inf:
         raise ValueError(f"{name}: gamma must be finite and not negative, got {gamma!r}")
     labels, logits = _same_shape(name, "labels", labels, logits)
-    minus_log_p, minus_log_q = tf.math.softplus(-logits), tf.math.softplus(logits)
-    # Powers of p and 1 - p through their logarithms: exact where 1 - p would cancel, and with a
-    # finite gradient at 0 whatever gamma is.
-    positive = alpha * tf.exp(-gamma * minus_log_q) * minus_log_p
-    negative = (1.0 - alpha) * tf.exp(-gamma * minus_log_p) * minus_log_q
-    return _per_example(labels * positive + (1.0 - labels) * negative)
+    positive_weight, negative_weight = alpha * labels, (1.0 - alpha) * (1.0 - labels)
+
+    def loss_of(logits: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        minus_log_p, minus_log_q = _minus_log_sigmoids(logits)
+        p, q = tf.sigmoid(logits), tf.sigmoid(-logits)
+        # Powers through logarithms have a finite derivative at 0 whatever gamma is.
+        easy_p = p * p if gamma == 2.0 else tf.exp(-gamma * minus_log_p)
+        easy_q = q * q if gamma == 2.0 else tf.exp(-gamma * minus_log_q)
+        positive, negative = positive_weight * easy_q, negative_weight * easy_p
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            in_negative = negative * (gamma * q * minus_log_q + p)
+            return upstream * (in_negative - positive * (gamma * p * minus_log_p + q))
+
+        return positive * minus_log_p + negative * minus_log_q, gradient
+
+    return _per_example(tf.custom_gradient(loss_of)(logits))
 
 
 def huber(targets: tf.Tensor, predictions: tf.Tensor, *, delta: float = 1.0) -> tf.Tensor:
@@ -181,6 +192,23 @@ def huber(targets: tf.Tensor, predictions: tf.Tensor, *, delta: float = 1.0) -> 
         return inner * (error - 0.5 * inner), lambda upstream: upstream * inner
 
     return _per_example(tf.custom_gradient(loss_of)(predictions - targets))
+
+
+def _minus_log_sigmoids(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`-log(sigmoid(logits))` and `-log(sigmoid(-logits))`, stable, from one exponential."""
+
+    def parts_of(logits: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Gradient]:
+        tail = tf.math.log1p(tf.exp(-tf.abs(logits)))
+        parts = tf.maximum(-logits, 0.0) + tail, tf.maximum(logits, 0.0) + tail
+
+        def gradient(in_p: tf.Tensor, in_q: tf.Tensor) -> tf.Tensor:
+            # Of its own since |x| and max have none at 0, where these are smooth.
+            return in_q * tf.sigmoid(logits) - in_p * tf.sigmoid(-logits)
+
+        return parts, gradient
+
+    minus_log_p, minus_log_q = tf.custom_gradient(parts_of)(logits)
+    return minus_log_p, minus_log_q
 
 
 def _labels_and_logits(
