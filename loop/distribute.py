@@ -67,4 +67,64 @@ class Replicas:
 
 def single() -> Replicas:
     """One replica on the default device."""
-    return Replicas(None, 1, (0,), True, "single: one replica, no strategy")
+    return Replicas(None, 1, (0,), True, "single: one replica on the default device")
+
+
+def mirrored(*, virtual_devices: int = 0) -> Replicas:
+    """A replica on every GPU, or on each of `virtual_devices` logical CPUs.
+
+    Args:
+      virtual_devices: parts the CPU is split into; 0 for the GPUs.
+
+    Raises:
+      ValueError: where there is neither a GPU nor a split asked for.
+      RuntimeError: if TensorFlow has started before the CPU could be split.
+    """
+    if virtual_devices:
+        split_cpu(virtual_devices)
+        devices = [f"/cpu:{index}" for index in range(virtual_devices)]
+    else:
+        devices = [f"/gpu:{i}" for i, _ in enumerate(tf.config.get_visible_devices("GPU"))]
+    if not devices:
+        raise ValueError(
+            "mirrored: expected a GPU, found none; --virtual_devices=N splits the CPU instead"
+        )
+    strategy = tf.distribute.MirroredStrategy(devices)
+    count = strategy.num_replicas_in_sync
+    kind = "virtual CPUs" if virtual_devices else "GPUs"
+    return Replicas(strategy, count, tuple(range(count)), True, f"mirrored: {count} {kind}")
+
+
+def split_cpu(count: int) -> None:
+    """Makes `count` logical CPU devices of the one; before TensorFlow starts.
+
+    Raises:
+      ValueError: if count is below 1.
+      RuntimeError: if TensorFlow has started with another number.
+    """
+    if count < 1:
+        raise ValueError(f"split_cpu: count must be at least 1, got {count}")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+    tf.config.set_logical_device_configuration(cpu, parts)
+
+
+def make(kind: str, *, virtual_devices: int = 0) -> Replicas:
+    """Replicas by the name of their kind.
+
+    Args:
+      kind: "single"; "mirrored"; "multi_worker"; or "auto": multi_worker where TF_CONFIG names a
+        cluster, mirrored where there are several GPUs or virtual devices, else single.
+      virtual_devices: see `mirrored`.
+
+    Raises:
+      ValueError: on another kind, or where the kind does not fit the machine.
+    """
+    if kind == "auto":
+        several = virtual_devices or len(tf.config.get_visible_devices("GPU")) > 1
+        kind = "mirrored" if several else "single"
+    if kind == "single":
+        return single()
+    if kind == "mirrored":
+        return mirrored(virtual_devices=virtual_devices)
+    raise ValueError(f"distribute: kind must be single, mirrored or auto, got {kind!r}")

@@ -211,7 +211,9 @@ def _added(left: _Sums, right: _Sums) -> _Sums:
         return a + b
 
     pairs = zip(left.gradients, right.gradients, strict=True)
-    dense = tf.nest.map_structure(add, left._replace(gradients=[]), right._replace(gradients=[]))
+    dense: _Sums = tf.nest.map_structure(
+        add, left._replace(gradients=[]), right._replace(gradients=[])
+    )
     return dense._replace(gradients=[add(a, b) for a, b in pairs])
 
 

@@ -11,6 +11,7 @@ Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 20
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class Order:
         return left * self._columns + right
 
 
-def _mix(value: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[np.uint64]:
+def _mix(value: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[Any]:
     """SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014)."""
     value = np.atleast_1d(value).astype(np.uint64)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

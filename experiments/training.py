@@ -1,0 +1,246 @@
+"""One training run, from checked settings to `result.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import tensorflow as tf
+
+import loop
+from experiments import models, pipeline, recipe
+from experiments.datasets import Dataset
+from experiments.entry import EXIT_BAD_INPUT
+from experiments.errors import InputError
+from experiments.flags import Settings
+from loop import checkpoint, distribute, run_directory, run_lock
+from loop.meter import peak_rss_bytes
+from loop.progress import Progress, summary
+from loop.signals import exit_code
+
+FLAGS_FILE = "flags.txt"
+RESULT_FILE = "result.json"
+DEFAULT_STEPS_PER_CALL = 64
+
+_ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
+_ONE_LINE = (
+    checkpoint.CheckpointError,
+    run_lock.RunLockError,
+    run_directory.ConfigurationChangedError,
+    loop.NonFiniteError,
+)
+
+# What may differ between a run and its resume without making it another run.
+_HARMLESS = frozenset(
+    {
+        "steps",
+        "epochs",
+        "directory",
+        "data_dir",
+        "download",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "dump_weights",
+        "steps_per_call",
+        "on_nonfinite",
+        "max_nonfinite",
+        "allow_change",
+        "fresh",
+        "debug",
+        # Told apart by the directory's record of what bit-exactness depends on.
+        "compile",
+        "strategy",
+        "virtual_devices",
+        "seed",
+    }
+)
+
+
+def run(settings: Settings, data: Dataset) -> int:
+    """Trains as the settings say; returns the exit status.
+
+    Raises:
+      InputError: on settings that do not fit the data or the machine.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("loop").setLevel(logging.INFO)
+    total_steps = _total_steps(settings, data)
+    replicas = _replicas(settings)
+    directory = Path(settings.directory) if settings.directory else _fresh_directory(settings)
+    with loop.StopSignals() as signals, Progress(total_steps) as progress:
+        trainer = _trainer(settings, data, replicas, total_steps, directory, signals, progress)
+        try:
+            trainer.open()
+            (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
+            trainer.train(until=total_steps)
+            evaluation = trainer.evaluate()
+        except _ONE_LINE as error:
+            if settings.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 1 if isinstance(error, loop.NonFiniteError) else EXIT_BAD_INPUT
+        finally:
+            trainer.close()
+    result = _result(trainer, evaluation, signals.received)
+    (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if settings.dump_weights:
+        np.savez(settings.dump_weights, **checkpoint.copy_to_host(trainer.state))
+    _show(result, directory)
+    return exit_code(signals.received) if signals.received is not None else 0
+
+
+def _replicas(settings: Settings) -> distribute.Replicas:
+    try:
+        return distribute.make(settings.strategy, virtual_devices=settings.virtual_devices)
+    except ValueError as error:
+        raise InputError(
+            f"--strategy={settings.strategy}",
+            expected="devices for it",
+            found=error,
+            mend="choose another strategy",
+        ) from error
+
+
+def _trainer(
+    settings: Settings,
+    data: Dataset,
+    replicas: distribute.Replicas,
+    total_steps: int,
+    directory: Path,
+    signals: loop.StopSignals,
+    progress: Progress,
+) -> loop.Trainer:
+    dtype = tf.float64 if settings.precision == "float64" else tf.float32
+    with replicas.scope():
+        model = models.make(
+            settings.model,
+            data.image_shape,
+            data.classes,
+            dropout=settings.dropout,
+            seed=settings.seed,
+            dtype=dtype,
+            synchronized=settings.batch_norm == "synchronized",
+        )
+        optimizer = recipe.optimizer(settings, recipe.schedule(settings, total_steps))
+        step = loop.GradientStep(
+            pipeline.loss_function(model),
+            model.trainable_variables,
+            optimizer,
+            clip=recipe.clip(settings),
+            accumulate=settings.accumulate,
+        )
+    return loop.Trainer(
+        step=step,
+        feed=pipeline.training_feed(settings, data, dtype),
+        state={"model": model, "optimizer": optimizer},
+        directory=loop.RunDirectory(
+            directory,
+            configuration=_configuration(settings, total_steps),
+            known=[FLAGS_FILE, RESULT_FILE],
+            allow_change=settings.allow_change,
+            fresh=settings.fresh,
+        ),
+        compile=settings.compile,
+        steps_per_call=settings.steps_per_call or DEFAULT_STEPS_PER_CALL,
+        replicas=replicas,
+        evaluation=pipeline.evaluation(model, data, dtype),
+        evaluate_every=settings.eval_every,
+        checkpoint_every=settings.checkpoint_every,
+        actions=[loop.Every(settings.log_every, progress, at_end=True)],
+        on_nonfinite=settings.on_nonfinite,
+        max_nonfinite=settings.max_nonfinite,
+        stop_signals=signals,
+    )
+
+
+def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
+    """The settings that make it this run, with the schedule's end worked out."""
+    kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _HARMLESS}
+    if settings.schedule in _ENDING_SCHEDULES and settings.decay_steps is None:
+        kept["decay_steps"] = total_steps - settings.warmup_steps
+    return kept
+
+
+def _total_steps(settings: Settings, data: Dataset) -> int:
+    size = len(data.train_images)
+    if settings.batch_size > size:
+        raise InputError(
+            "--batch_size",
+            expected=f"at most the {size} training examples of {data.name}",
+            found=settings.batch_size,
+            mend="choose a smaller batch",
+        )
+    if settings.steps is not None:
+        return settings.steps
+    return -(-(settings.epochs or 0) * size // settings.batch_size)
+
+
+def _fresh_directory(settings: Settings) -> Path:
+    """A directory of this run's own, made here so that two runs of one second get two."""
+    name = f"{settings.dataset}-{settings.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        path = Path("runs", name + suffix)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise InputError("--directory", expected="a free name", found=name, mend="give --directory")
+
+
+def _result(
+    trainer: loop.Trainer, evaluation: dict[str, float], signal_number: int | None
+) -> dict[str, Any]:
+    meter = trainer.meter
+    return {
+        "step": int(trainer.global_step),
+        "train_loss": None if trainer.rows is None else float(trainer.rows["loss"][-1]),
+        "test_loss": evaluation["loss"],
+        "test_accuracy": evaluation["accuracy"],
+        "state_sha256": checkpoint.state_sha256(trainer.state),
+        "compile": trainer.mode,
+        "steps_per_call": trainer.steps_per_call,
+        "traces": trainer.traces,
+        "examples_per_second": meter.examples_per_second,
+        "seconds": dict(meter.seconds),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "interrupted": signal_number,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": metadata.version("keras"),
+            "numpy": np.__version__,
+            "tapestep": metadata.version("tapestep"),
+        },
+    }
+
+
+def _show(result: dict[str, Any], directory: Path) -> None:
+    seconds = result["seconds"]
+    rich.print(
+        summary(
+            {
+                "step": str(result["step"]),
+                "train loss": "-"
+                if result["train_loss"] is None
+                else f"{result['train_loss']:.4f}",
+                "test loss": f"{result['test_loss']:.4f}",
+                "test accuracy": f"{result['test_accuracy']:.4f}",
+                "examples/s": f"{result['examples_per_second']:,.0f}",
+                "seconds": "  ".join(f"{name} {spent:.2f}" for name, spent in seconds.items()),
+                "compile": f"{result['compile']}, {result['steps_per_call']} steps a call",
+                "directory": str(directory),
+            },
+            "interrupted" if result["interrupted"] else "done",
+        )
+    )
