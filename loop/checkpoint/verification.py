@@ -33,6 +33,10 @@ def load_manifest(path: Path) -> Manifest:
         content = read_plain(path / FILE_NAME, MAXIMUM_BYTES + 1)
     except FileNotFoundError:
         raise ValueError(f"{FILE_NAME}: missing") from None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise ValueError(f"{FILE_NAME}: cannot be read: {describe(error)}") from error
     manifest = decode(content)
     if set(manifest.files) != set(bundle.FILE_NAMES):
         raise ValueError(
@@ -81,8 +85,8 @@ def inspect(path: Path) -> tuple[Manifest | None, list[str]]:
     """The manifest, if there is one to trust, and what is wrong, one line for each problem.
 
     Raises:
-      OSError: if a file is there but cannot be opened for a reason that is no damage (permission,
-        too many open files): an older checkpoint would be no answer to it.
+      OSError: if a file is there but cannot be read for a reason that is no damage (permission, too
+        many open files; a bad sector, EIO, is damage): an older one would be no answer to it.
     """
     try:
         manifest = load_manifest(path)

@@ -267,3 +267,39 @@ def test_metadata_differences_name_what_changed() -> None:
     here = checkpoint.environment()
     assert here["tensorflow"] == tf.__version__
     assert here["intra_op_threads"] >= 1
+
+
+def test_files_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file and the temporary directory are forced to the disk, then renamed, then the parent.
+
+    The real calls run; they are only noted. No kill can show this, only a power cut.
+    """
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def noted_rename(source: Path, target: Path) -> None:
+        calls.append(f"rename {target.name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    run = tmp_path / "run"
+    path = checkpoint.save(run, 1, make_state(1), {})
+    placed = calls.index(f"rename {path.name}")
+    assert {"fsync manifest.json", "fsync state.index", "fsync state.data-00000-of-00001"} < set(
+        calls[:placed]
+    )
+    assert calls[placed - 1].startswith("fsync .writing-checkpoint-000000000001-")
+    assert calls[placed + 1 :] == ["fsync run"]
+    calls.clear()
+    checkpoint.save(run, 2, make_state(2), {})
+    calls.clear()
+    checkpoint.retain(run, 1)
+    assert calls[0].startswith("rename .deleting-checkpoint-000000000001-")
+    assert calls[1:] == ["fsync run"]

@@ -1,0 +1,1 @@
+"""Long runs of faults, caused for real; `make torture` runs them and prints their counts."""
