@@ -1,4 +1,4 @@
-"""The only file that knows Keras: its variables, layers and seed generators.
+"""The only file that knows Keras: its variables, layers, seed generators and optimizers.
 
 Keras is imported where one of its objects is met, not before: a program without Keras objects
 should not wait for it.
@@ -7,12 +7,13 @@ should not wait for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import random
+from kernels import random, target
+from loop import schedules
 
 
 def is_variable(value: Any) -> bool:
@@ -57,3 +58,208 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
         tf.raw_ops.AssignVariableOp(
             resource=variable.handle, value=tf.bitcast(drawn[0], variable.dtype)
         )
+
+
+class KerasOptimizer:
+    """A Keras optimizer with the protocol of `loop.optimizers.Optimizer`.
+
+    Gradients are applied as they come: Keras's own sum over replicas is left out, for the loop has
+    reduced them. Keras's clipping arguments act inside the update, after the reduction.
+    IndexedSlices become dense gradients first, duplicates summed (Keras's Adam squares repeated
+    rows before it sums them).
+
+    Args:
+      optimizer: a `keras.optimizers.Optimizer`, built or not.
+      learning_rate: a schedule or a function of the global step that replaces the optimizer's own;
+        its variable `learning_rate` then follows. None keeps the optimizer's: a Keras schedule is
+        read at the global step, a number from its variable.
+
+    Raises:
+      TypeError: if `optimizer` is no Keras optimizer, or one that wraps others.
+      ValueError: if it accumulates gradients, scales the loss or overwrites weights by averages:
+        the loop's own do that within the one order of an update.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        *,
+        learning_rate: schedules.Schedule | Callable[[tf.Tensor], tf.Tensor] | float | None = None,
+    ) -> None:
+        import keras
+
+        wrappers = (keras.optimizers.LossScaleOptimizer,)
+        if not isinstance(optimizer, keras.optimizers.Optimizer) or isinstance(optimizer, wrappers):
+            raise TypeError(
+                "KerasOptimizer: expected a keras.optimizers.Optimizer that wraps no other, got "
+                f"{type(optimizer).__name__}"
+            )
+        for option in (
+            "gradient_accumulation_steps",
+            "loss_scale_factor",
+            "ema_overwrite_frequency",
+        ):
+            if getattr(optimizer, option, None):
+                raise ValueError(
+                    f"KerasOptimizer: {type(optimizer).__name__} has {option}="
+                    f"{getattr(optimizer, option)!r}; leave it out and use the loop's own"
+                )
+        self.optimizer = optimizer
+        self._schedule = None if learning_rate is None else schedules.as_schedule(learning_rate)
+        self._variables: list[Any] = []
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the slots, once, before tracing; inside `strategy.scope()` if there is one.
+
+        Args:
+          variables: Keras variables in the order of the gradients.
+
+        Raises:
+          TypeError: if one is not a Keras variable.
+          RuntimeError: inside a tf.function.
+          ValueError: if the optimizer was built with others.
+        """
+        foreign = [variable for variable in variables if not is_variable(variable)]
+        if foreign:
+            raise TypeError(
+                f"KerasOptimizer: {foreign[0].name!r} is a {type(foreign[0]).__name__}; Keras's "
+                "optimizers take Keras variables, loop.optimizers take both"
+            )
+        if self._variables:
+            if [id(variable) for variable in variables] == [id(own) for own in self._variables]:
+                return
+            raise ValueError(
+                f"KerasOptimizer: was built with {len(self._variables)} variables and now got "
+                f"{len(variables)} others; make one optimizer for each list of variables"
+            )
+        if tf.inside_function():
+            raise RuntimeError(
+                "KerasOptimizer: call build before the step is traced, not inside it"
+            )
+        if not self.optimizer.built:
+            self.optimizer.build(list(variables))
+        self.optimizer._check_variables_are_known(variables)
+        self._variables = list(variables)
+
+    @property
+    def state(self) -> dict[str, tf.Variable]:
+        """The optimizer's variables by path, its iteration and learning rate too."""
+        if not self._variables:
+            return {}
+        return {variable.path: variable.value for variable in self.optimizer.variables}
+
+    def learning_rate_at(self, global_step: tf.Tensor) -> tf.Tensor:
+        """The learning rate of the update that starts at `global_step`, a float32 scalar."""
+        import keras
+
+        own = self.optimizer._learning_rate
+        if self._schedule is not None:
+            rate = self._schedule(global_step)
+        elif isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
+            rate = own(global_step)
+        elif is_variable(own):
+            rate = _read(own)
+        else:
+            rate = own()
+        return tf.cast(rate, tf.float32)
+
+    def apply(
+        self,
+        gradients: Sequence[Any],
+        *,
+        global_step: tf.Tensor,
+        finite: tf.Tensor | None = None,
+    ) -> None:
+        """One update; see `loop.optimizers.Optimizer.apply`.
+
+        Keras's `iterations`, which its bias corrections use, counts the updates really applied.
+
+        Args:
+          gradients: one a variable, reduced and clipped; None leaves its variable alone.
+          global_step: int64 scalar.
+          finite: bool scalar; where False nothing changes.
+
+        Raises:
+          RuntimeError: before `build`.
+          ValueError: on another number of gradients, or if all are None.
+        """
+        if not self._variables:
+            raise RuntimeError("KerasOptimizer: has no slots yet; call build(variables) first")
+        if len(gradients) != len(self._variables) or all(g is None for g in gradients):
+            raise ValueError(
+                f"KerasOptimizer: expected {len(self._variables)} gradients that are not all None, "
+                f"got {len(gradients)}"
+            )
+        if finite is None or target.current().compiler == "xla":
+            self._update(gradients, global_step, finite)
+        else:
+            tf.cond(finite, lambda: self._update(gradients, global_step, None), lambda: None)
+
+    def _update(
+        self, gradients: Sequence[Any], global_step: tf.Tensor, select: tf.Tensor | None
+    ) -> None:
+        import keras
+
+        everything = [*self._variables, *self.optimizer.variables]
+        old = {id(variable): _read(variable) for variable in everything}
+        rate = self.learning_rate_at(global_step)
+        values = dict(old)
+        own_rate = self.optimizer._learning_rate
+        if self._schedule is not None and is_variable(own_rate):
+            values[id(own_rate)] = tf.cast(rate, own_rate.dtype)
+        pairs = [
+            (tf.convert_to_tensor(gradient), variable)
+            for gradient, variable in zip(gradients, self._variables, strict=True)
+            if gradient is not None
+        ]
+        optimizer = _stateless(self.optimizer, everything, rate)
+        # Within the scope Keras reads and assigns tensors; nothing reaches a variable until below.
+        with keras.StatelessScope([(v, values[id(v)]) for v in everything]) as scope:
+            optimizer.apply(*zip(*pairs, strict=True))
+        for variable in everything:
+            new, kept = scope.get_current_value(variable), old[id(variable)]
+            if new is kept:
+                continue
+            if select is not None:
+                new = tf.where(select, new, kept)
+            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=new)
+
+
+def _read(variable: Any) -> tf.Tensor:
+    """A Keras variable's value on this replica."""
+    held = variable.value
+    value = tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype)
+    value.set_shape(held.shape)
+    return value
+
+
+def _stateless(optimizer: Any, variables: Sequence[Any], rate: tf.Tensor) -> Any:
+    """The optimizer, sharing all it holds, without what the TensorFlow backend added to Keras's.
+
+    The backend's optimizer sums gradients over replicas and assigns `tf.Variable`s; Keras's plain
+    one, from which it inherits, assigns Keras variables, which a StatelessScope catches. A class
+    put between the optimizer's own and the backend's gives the plain methods back, so a
+    subclass's own methods stay and their `super()` finds these.
+    """
+    import keras
+
+    backend = keras.optimizers.Optimizer.__bases__[0]
+    plain = next(base for base in backend.__mro__ if base.__name__ == "BaseOptimizer")
+    keys = {id(variable): optimizer._var_key(variable) for variable in variables}
+    restored = {
+        name: getattr(plain, name)
+        for name in (
+            "assign",
+            "assign_add",
+            "assign_sub",
+            "_apply_weight_decay",
+            "_backend_update_step",
+        )
+    }
+    restored["_var_key"] = lambda _, variable: keys[id(variable)]
+    restored["_get_current_learning_rate"] = lambda _: rate
+    between = type("PlainOptimizer", (backend,), restored)
+    local: Any = object.__new__(type(type(optimizer).__name__, (type(optimizer), between), {}))
+    # Past Keras's own __setattr__, which would track the dictionary as a new attribute.
+    object.__setattr__(local, "__dict__", optimizer.__dict__)
+    return local
