@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -18,7 +19,9 @@ _BATCH_NORM_MOMENTUM = 0.9
 class Model(Protocol):
     """What training needs of a model."""
 
-    trainable_variables: Any
+    @property
+    def trainable_variables(self) -> Any:
+        """The variables that gradients train, in a fixed order."""
 
     def __call__(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """[B, H, W, C] -> logits [B, classes]."""
@@ -233,5 +236,5 @@ def make(
     if name == "keras_cnn":
         model: Model = keras_cnn(image_shape, classes, dropout, **common)
         return model
-    classes_of = {"cnn": Cnn, "mlp": Mlp, "resnet": ResNet}
+    classes_of: dict[str, Callable[..., Model]] = {"cnn": Cnn, "mlp": Mlp, "resnet": ResNet}
     return classes_of[name](image_shape, classes, dropout, synchronized=synchronized, **common)

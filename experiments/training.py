@@ -94,7 +94,8 @@ def run(settings: Settings, data: Dataset) -> int:
     result = _result(trainer, evaluation, signals.received)
     (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if settings.dump_weights:
-        np.savez(settings.dump_weights, **checkpoint.copy_to_host(trainer.state))
+        weights: dict[str, Any] = checkpoint.copy_to_host(trainer.state)
+        np.savez(settings.dump_weights, **weights)
     _show(result, directory)
     return exit_code(signals.received) if signals.received is not None else 0
 

@@ -51,25 +51,26 @@ class Order:
         Returns:
           int64 of the same shape, in [0, size); each epoch holds each example once.
         """
-        places = np.asarray(places, dtype=np.int64)
-        epochs, within = np.divmod(places, self.size)
+        asked = np.asarray(places, dtype=np.int64)
+        # A scalar's arithmetic would warn of the overflow that the hash is made of.
+        epochs, within = np.divmod(asked.reshape(-1), self.size)
         if not self.shuffle:
-            return within
+            return within.reshape(asked.shape)
         keys = self._round_keys(epochs)
         found = self._permuted(within, keys)
         outside = found >= self.size
         while outside.any():
             found[outside] = self._permuted(found[outside], keys[:, outside])
             outside = found >= self.size
-        return found
+        return found.reshape(asked.shape)
 
     def _round_keys(self, epochs: Indices) -> npt.NDArray[np.uint64]:
         """uint64 [rounds, *epochs.shape]: a key for every round of every epoch."""
         unique, inverse = np.unique(epochs, return_inverse=True)
-        key = _mix(np.uint64(self.seed & (2**64 - 1)) + np.uint64(0x9E3779B97F4A7C15))
+        key = _mix(np.array([(self.seed + 0x9E3779B97F4A7C15) % 2**64], np.uint64))
         rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] << np.uint64(48)
         keys = _mix(_mix(key ^ unique.astype(np.uint64)) ^ rounds)
-        return np.asarray(keys[:, inverse.reshape(epochs.shape)])
+        return keys[:, inverse]
 
     def _permuted(self, values: Indices, keys: npt.NDArray[np.uint64]) -> Indices:
         left, right = np.divmod(values, self._columns)
@@ -83,9 +84,9 @@ class Order:
         return left * self._columns + right
 
 
-def _mix(value: npt.NDArray[np.uint64] | np.uint64) -> npt.NDArray[Any]:
-    """SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014)."""
-    value = np.atleast_1d(value).astype(np.uint64)
+def _mix(value: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014), of uint64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    mixed: npt.NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
