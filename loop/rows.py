@@ -54,8 +54,10 @@ def packed(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tf.Tensor]:
     """A step's scalars as column names and a float64 [CAPACITY] vector, zeros behind them.
 
     Raises:
-      ValueError: if a value is not a scalar, or there are more than CAPACITY.
+      ValueError: if a value is not a scalar, is named "step", or there are more than CAPACITY.
     """
+    if "step" in row:
+        raise ValueError("rows: 'step' is the row's own number; name the step's scalar otherwise")
     if len(row) > CAPACITY:
         raise ValueError(f"rows: a step may report at most {CAPACITY} scalars, got {len(row)}")
     values = []

@@ -60,13 +60,13 @@ class RunDirectory:
         self._lock = run_lock.RunLock(path)
         self._saver = AsynchronousSaver(path, keep=keep)
 
-    def open(self, state: State, exactness: Mapping[str, Any]) -> Restored | None:
+    def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
         """Locks the directory and restores the newest sound checkpoint.
 
         Args:
           state: name -> variable, all that a resume needs.
-          exactness: what a bit-exact resume depends on besides the machine: compile mode, replicas,
-            seed.
+          exactness: what a bit-exact resume depends on besides the machine: compile mode, replicas.
+          seed: the run's; part of the configuration, since another one gives other examples.
 
         Returns:
           What was restored; None for a start at step 0.
@@ -79,7 +79,7 @@ class RunDirectory:
         """
         self._state = state
         self._metadata = {
-            "configuration": self._configuration,
+            "configuration": {"seed": seed, **self._configuration},
             "exactness": {**exactness, **checkpoint.environment()},
         }
         self._lock.acquire()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -116,6 +116,7 @@ class Trainer:
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
         self._streak = 0
         self._writers = list(writers)
+        self._step_lines: JsonLines | None = None
         self._evaluation_lines: JsonLines | None = None
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
@@ -149,15 +150,12 @@ class Trainer:
             raise RuntimeError("Trainer: already open")
         restored = None
         if self._directory is not None:
-            exactness = {
-                "compile": self.mode,
-                "replicas": self.replicas.count,
-                "seed": self.feed.seed,
-            }
+            exactness = {"compile": self.mode, "replicas": self.replicas.count}
             with self.meter.phase("checkpoint"):
-                restored = self._directory.open(self.state, exactness)
+                restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
             step = int(self.global_step)
-            self._writers.append(JsonLines(self._directory.path / METRICS, step=step))
+            self._step_lines = JsonLines(self._directory.path / METRICS, step=step)
+            self._writers.append(self._step_lines)
             self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
             if restored is not None:
                 _log.info("resumed from %s at step %d", restored.path, step)
@@ -293,6 +291,9 @@ class Trainer:
         Raises:
           CheckpointError: the last save failed.
         """
+        for lines in (self._step_lines, self._evaluation_lines):
+            if lines is not None:
+                lines.close()
         if self._directory is not None:
             with self.meter.phase("checkpoint"):
                 self._directory.close()
@@ -322,12 +323,19 @@ def _seed_hooks(state: Mapping[str, Any]) -> list[compiling.StepHook]:
     """Sets the seed generators of Keras models in the state from (seed, step) at each step."""
     generators = [
         generator
-        for owner in state.values()
-        if keras_adapter.is_layer(owner)
-        for generator in keras_adapter.seed_generators(owner)
+        for layer in _keras_layers(state)
+        for generator in keras_adapter.seed_generators(layer)
     ]
     if not generators:
         return []
     return [
         lambda context: keras_adapter.seed_from_step(generators, context.seed, context.global_step)
     ]
+
+
+def _keras_layers(owner: Any) -> Iterator[Any]:
+    if isinstance(owner, Mapping):
+        for value in owner.values():
+            yield from _keras_layers(value)
+    elif keras_adapter.is_layer(owner):
+        yield owner

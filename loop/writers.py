@@ -94,11 +94,12 @@ def _finite(value: Any) -> Any:
 
 
 def _step_of_json(line: str) -> float:
+    if not line.endswith("\n"):
+        return math.inf  # Cut short by a kill, be it just before the line's end.
     try:
-        step = json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return math.inf  # A line cut short by a kill.
-    return float(step)
+        return math.inf
 
 
 def _step_of_csv(line: str) -> float:
