@@ -52,7 +52,8 @@ def affine_transform(
       TypeError: on another dtype.
     """
     images, matrices = tf.convert_to_tensor(images), tf.convert_to_tensor(matrices)
-    _check(images, matrices, fill, interpolation)
+    check_images("affine_transform", images)
+    _check(matrices, fill, interpolation)
     compute = tf.float64 if images.dtype == tf.float64 else tf.float32
     matrices = tf.cast(matrices, compute)
     # XLA has no kernel for the operation; the operation has float32 coordinates and another wrap.
@@ -68,16 +69,28 @@ def affine_transform(
     return tf.cast(value, images.dtype)
 
 
-def _check(images: tf.Tensor, matrices: tf.Tensor, fill: str, interpolation: str) -> None:
-    """Raises on arguments that `affine_transform` does not take."""
+def check_images(name: str, images: tf.Tensor) -> None:
+    """Raises on images that cannot be resampled.
+
+    Args:
+      name: who asks, for the message.
+      images: the tensor.
+
+    Raises:
+      ValueError: on a shape without static H, W, C.
+      TypeError: on a dtype not listed in `affine_transform`.
+    """
     if images.dtype not in _DTYPES:
         names = ", ".join(dtype.name for dtype in _DTYPES)
-        raise TypeError(f"affine_transform: expected images of {names}, got {images.dtype.name}")
+        raise TypeError(f"{name}: expected images of {names}, got {images.dtype.name}")
     if images.shape.rank != 4 or None in images.shape[1:]:
         raise ValueError(
-            f"affine_transform: expected images [B, H, W, C] with static H, W, C, "
-            f"got {images.shape}"
+            f"{name}: expected images [B, H, W, C] with static H, W, C, got {images.shape}"
         )
+
+
+def _check(matrices: tf.Tensor, fill: str, interpolation: str) -> None:
+    """Raises on arguments that `affine_transform` does not take."""
     if not matrices.dtype.is_floating or matrices.shape.rank != 2 or matrices.shape[1] != 6:
         raise ValueError(
             "affine_transform: expected float matrices [B, 6], "
