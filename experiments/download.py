@@ -44,7 +44,7 @@ class Patience:
 
     Attributes:
       timeout: seconds without a byte.
-      attempts: tries in a row that bring no byte.
+      attempts: tries in a row that bring no byte further than any before.
       wait: seconds between tries.
     """
 
@@ -124,7 +124,8 @@ def _lock(descriptor: int, part: str) -> bool:
 def _fill(source: Source, descriptor: int, part: str, patience: Patience) -> None:
     """Brings the partial file to the whole, verified content."""
     left = patience.attempts
-    resumed = os.fstat(descriptor).st_size > 0
+    furthest = os.fstat(descriptor).st_size
+    resumed = furthest > 0
     while True:
         before = os.fstat(descriptor).st_size
         if before == source.size:
@@ -136,21 +137,24 @@ def _fill(source: Source, descriptor: int, part: str, patience: Patience) -> Non
                 os.unlink(part)
                 raise _wrong(source, f"SHA-256 {found}")
             # The part was an older run's and may have been of another file: once more from 0.
-            resumed = False
+            resumed, furthest = False, 0
             continue
         if before > source.size:
             os.ftruncate(descriptor, 0)
+            furthest = 0
             continue
         try:
             _receive(source, descriptor, part, patience.timeout)
         except _RetryError as error:
-            grown = os.fstat(descriptor).st_size > before
-            left = patience.attempts if grown else left - 1
+            size = os.fstat(descriptor).st_size
+            # More than ever before: a server that always stops at the same byte is no progress.
+            left = patience.attempts if size > furthest else left - 1
+            furthest = max(furthest, size)
             if left <= 0:
                 raise InputError(
                     source.url,
                     expected=f"{source.size} bytes",
-                    found=f"{os.fstat(descriptor).st_size}, then: {error}",
+                    found=f"{size}, then: {error}",
                     mend="check the network and run the same command again; it goes on from there",
                 ) from error
             time.sleep(patience.wait)
