@@ -32,22 +32,14 @@ def write_bundle(directory: Path, arrays: Mapping[str, Array]) -> None:
         )
 
 
-def bundle_variables(directory: Path) -> dict[str, VariableEntry]:
-    """Name -> dtype and shape of every tensor in the bundle, from its index.
-
-    Raises:
-      tf.errors.OpError, ValueError: if the index cannot be read.
-    """
-    reader = tf.train.load_checkpoint(os.fspath(directory / PREFIX))
-    dtypes = reader.get_variable_to_dtype_map()
-    shapes = reader.get_variable_to_shape_map()
-    return {name: VariableEntry(dtypes[name].name, tuple(shapes[name])) for name in shapes}
-
-
 def read_bundle(directory: Path, variables: Mapping[str, VariableEntry]) -> dict[str, Array]:
     """Reads the named tensors into host memory.
 
+    By TensorFlow's operation, not by `tf.train.load_checkpoint`: that reader ends the process with
+    a segmentation fault when a block of the index cannot be read (TF 2.21).
+
     Raises:
+      TypeError: if a dtype is unknown to TensorFlow.
       tf.errors.OpError: if one is missing, of another dtype, or fails the format's own checksum.
     """
     names = sorted(variables)

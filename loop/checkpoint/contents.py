@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from loop.checkpoint import bundle
 from loop.checkpoint.directory import absolute
 from loop.checkpoint.errors import DamagedCheckpointError, one_line
 from loop.checkpoint.manifest import Manifest
 from loop.checkpoint.state import Array, describe_variable, raw_bytes
-from loop.checkpoint.verification import inspect, load_manifest
+from loop.checkpoint.verification import inspect, load_manifest, read_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
         manifest, problems = inspect(root)
         if manifest is None or problems:
             raise DamagedCheckpointError(root, problems)
-        values = bundle.read_bundle(root, manifest.variables)
+        values = read_values(root, manifest)
     return Contents(root, manifest.step, manifest.metadata, values)
 
 

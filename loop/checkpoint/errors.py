@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
+
+_NODE_NAMES = re.compile(r"\{\{.*?\}\} ?| ?\[Op:\w+\]")
 
 
 class CheckpointError(RuntimeError):
@@ -34,8 +37,8 @@ class StateMismatchError(CheckpointError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name when it has none."""
-    lines = str(error).strip().splitlines()
+    """An error's message in a line, without TensorFlow's node names; its type's name if empty."""
+    lines = _NODE_NAMES.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 

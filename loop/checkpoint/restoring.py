@@ -11,7 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from loop.checkpoint import bundle
 from loop.checkpoint.directory import absolute, scan, set_aside
 from loop.checkpoint.errors import (
     CheckpointError,
@@ -21,7 +20,7 @@ from loop.checkpoint.errors import (
 )
 from loop.checkpoint.manifest import Manifest, VariableEntry
 from loop.checkpoint.state import Array, assign, check_state, describe_variable
-from loop.checkpoint.verification import inspect
+from loop.checkpoint.verification import inspect, read_values
 
 _LISTED = 8
 
@@ -73,11 +72,7 @@ def _read(path: Path, state: Mapping[str, tf.Variable]) -> tuple[Manifest, dict[
             f"{'; '.join(lines[:_LISTED])}{more}; restore it with the model and optimizer that "
             "wrote it"
         )
-    try:
-        return manifest, bundle.read_bundle(path, manifest.variables)
-    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
-        name = bundle.FILE_NAMES[0]
-        raise DamagedCheckpointError(path, [f"{name}: {str(error).splitlines()[0]}"]) from error
+    return manifest, read_values(path, manifest)
 
 
 def restore(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -> Restored:

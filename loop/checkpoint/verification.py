@@ -10,17 +10,16 @@ import tensorflow as tf
 
 from loop.checkpoint import bundle
 from loop.checkpoint.directory import absolute, step_of
-from loop.checkpoint.errors import describe, first_line
+from loop.checkpoint.errors import DamagedCheckpointError, describe, first_line
 from loop.checkpoint.files import NotAPlainFileError, read_plain, size_and_sha256
 from loop.checkpoint.manifest import (
     FILE_NAME,
     MAXIMUM_BYTES,
     FileEntry,
     Manifest,
-    VariableEntry,
     decode,
 )
-from loop.checkpoint.state import state_sha256
+from loop.checkpoint.state import Array, describe_variable, state_sha256
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -68,19 +67,6 @@ def _file_problem(path: Path, entry: FileEntry) -> str | None:
     return None
 
 
-def _bundle_problems(path: Path, expected: dict[str, VariableEntry]) -> list[str]:
-    try:
-        found = bundle.bundle_variables(path)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        return [f"{bundle.FILE_NAMES[1]}: cannot be read: {first_line(error)}"]
-    different = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-    return [
-        f"{bundle.FILE_NAMES[1]}: variable {n!r} is {found.get(n, 'absent')}, the manifest says "
-        f"{expected.get(n, 'absent')}"
-        for n in different[:5]
-    ]
-
-
 def inspect(path: Path) -> tuple[Manifest | None, list[str]]:
     """The manifest, if there is one to trust, and what is wrong, one line for each problem.
 
@@ -93,8 +79,37 @@ def inspect(path: Path) -> tuple[Manifest | None, list[str]]:
     except ValueError as error:
         return None, [str(error)]
     problems = [_file_problem(path / name, entry) for name, entry in manifest.files.items()]
-    found = [problem for problem in problems if problem is not None]
-    return manifest, found or _bundle_problems(path, manifest.variables)
+    return manifest, [problem for problem in problems if problem is not None]
+
+
+def read_values(path: Path, manifest: Manifest) -> dict[str, Array]:
+    """The values of a checkpoint whose files `inspect` found sound, checked once more as a whole.
+
+    Raises:
+      DamagedCheckpointError: if they are not those that the manifest names.
+      tf.errors.OpError: if there is not enough memory, or no permission.
+    """
+    index, data = sorted(manifest.files, reverse=True)
+    try:
+        values = bundle.read_bundle(path, manifest.variables)
+    except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError):
+        raise
+    except (tf.errors.OpError, TypeError, ValueError) as error:
+        raise DamagedCheckpointError(path, [f"{index}: {first_line(error)}"]) from error
+    different = [
+        f"{index}: {name!r} is {describe_variable(values[name])}, the manifest says {entry}"
+        for name, entry in manifest.variables.items()
+        if describe_variable(values[name]) != entry
+    ]
+    digest = state_sha256(values)
+    if not different and digest != manifest.state_sha256:
+        different = [
+            f"{data}: holds values with SHA-256 {digest[:12]}..., the manifest says "
+            f"{manifest.state_sha256[:12]}..."
+        ]
+    if different:
+        raise DamagedCheckpointError(path, different[:5])
+    return values
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
@@ -111,13 +126,9 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         manifest, problems = inspect(root)
         if manifest is None or problems:
             return problems
-        values = bundle.read_bundle(root, manifest.variables)
-    except (OSError, tf.errors.OpError, TypeError) as error:
+        read_values(root, manifest)
+    except DamagedCheckpointError as error:
+        return error.problems
+    except (OSError, tf.errors.OpError) as error:
         return [f"{root.name}: cannot be read: {describe(error)}"]
-    digest = state_sha256(values)
-    if digest != manifest.state_sha256:
-        return [
-            f"{bundle.FILE_NAMES[0]}: holds values with SHA-256 {digest[:12]}..., the manifest "
-            f"says {manifest.state_sha256[:12]}..."
-        ]
     return []
