@@ -51,7 +51,7 @@ class Dataset:
 
 def _load_digits() -> Dataset:
     try:
-        with np.load(DIGITS_PATH, allow_pickle=False) as archive:
+        with open(DIGITS_PATH, "rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
             train, test = archive["train"], archive["test"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
