@@ -1,4 +1,4 @@
-"""Adam and AdamW."""
+"""Adam and its kin: AdamW, AMSGrad, Nadam."""
 
 from __future__ import annotations
 
@@ -129,6 +129,100 @@ class AdamW(Adam):
         **options: Any,
     ) -> None:
         super().__init__(learning_rate, weight_decay=weight_decay, **options)
+
+
+class AMSGrad(Adam):
+    """Adam whose denominator never shrinks; a third slot holds the largest second moment.
+
+    Args:
+      learning_rate: a number or a schedule.
+      **options: see `Adam` and `Optimizer`.
+
+    Source: Reddi et al. 2018, arXiv:1904.09237; `keras.optimizers.Adam(amsgrad=True)`.
+    """
+
+    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
+        """The two moments and the largest second one."""
+        return {**super().slots_for(name, shape), "vhat": 0.0}
+
+    def rule(
+        self,
+        trained: Trained,
+        parameter: tf.Tensor,
+        gradient: tf.Tensor,
+        slots: Slots,
+        scalars: Scalars,
+    ) -> tuple[tf.Tensor, Slots]:
+        """See `kernels.updates.amsgrad`."""
+        del trained
+        new, first, second, largest = updates.amsgrad(
+            parameter, gradient, slots["m"], slots["v"], slots["vhat"], **_without_rate(scalars)
+        )
+        return new, {"m": first, "v": second, "vhat": largest}
+
+    def fused(
+        self,
+        handle: tf.Tensor,
+        slots: Mapping[str, tf.Tensor],
+        gradient: tf.Tensor,
+        scalars: Scalars,
+    ) -> None:
+        """One pass, in place."""
+        zero = tf.zeros([], gradient.dtype)
+        tf.raw_ops.ResourceApplyAdamWithAmsgrad(
+            var=handle,
+            m=slots["m"],
+            v=slots["v"],
+            vhat=slots["vhat"],
+            beta1_power=zero,
+            beta2_power=zero,
+            lr=scalars["step_size"],
+            beta1=scalars["beta1"],
+            beta2=scalars["beta2"],
+            epsilon=scalars["epsilon"],
+            grad=gradient,
+        )
+
+
+class Nadam(Adam):
+    """Adam with Nesterov's momentum; epsilon added after the bias correction, as in Keras.
+
+    Args:
+      learning_rate: a number or a schedule.
+      **options: see `Adam` and `Optimizer`.
+
+    Source: Dozat 2016; `keras.optimizers.Nadam`, whose momentum schedule it has.
+    """
+
+    has_fused = False
+
+    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
+        """The shares of momentum and gradient, the correction of v, the decays."""
+        scalars = super().scalars(learning_rate, count, dtype)
+        del scalars["step_size"]
+        beta1, beta2 = updates.rounded(self._beta1, dtype), updates.rounded(self._beta2, dtype)
+        momentum, gradient = updates.nadam_shares(learning_rate, count, beta1=beta1)
+        correction = updates.one_minus_power(beta2, count)
+        return scalars | {
+            "momentum_share": momentum,
+            "gradient_share": gradient,
+            "correction": correction,
+        }
+
+    def rule(
+        self,
+        trained: Trained,
+        parameter: tf.Tensor,
+        gradient: tf.Tensor,
+        slots: Slots,
+        scalars: Scalars,
+    ) -> tuple[tf.Tensor, Slots]:
+        """See `kernels.updates.nadam`."""
+        del trained
+        new, first, second = updates.nadam(
+            parameter, gradient, slots["m"], slots["v"], **_without_rate(scalars)
+        )
+        return new, {"m": first, "v": second}
 
 
 def _without_rate(scalars: Scalars) -> Scalars:

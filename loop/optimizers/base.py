@@ -140,6 +140,15 @@ class Optimizer(abc.ABC):
         """
         raise NotImplementedError
 
+    def sparse_for(self, trained: Trained) -> Sparse:
+        """What an IndexedSlices gradient of this variable means.
+
+        Raises:
+          ValueError: if the rule has no meaning for one.
+        """
+        del trained
+        return self.sparse
+
     # What the loop calls.
 
     def build(self, variables: Sequence[Any]) -> None:

@@ -57,7 +57,7 @@ class Update:
         for (trained, gradient), handle, slots in zip(pairs, handles, slot_handles, strict=True):
             if not isinstance(gradient, tf.IndexedSlices):
                 self._update(trained, handle, slots, tf.cast(gradient, trained.dtype))
-            elif self._optimizer.sparse == "exact":
+            elif self._optimizer.sparse_for(trained) == "exact":
                 dense = _densified(gradient, trained)
                 self._update(trained, handle, slots, dense)
             else:

@@ -58,20 +58,22 @@ def _ours(optimizer, compiler):
     return [variable.numpy() for variable in variables]
 
 
-def _v1(make, constant_rate):
+def _v1(make):
     """compat.v1's weights after the 100 steps; its learning rate is read at each update."""
     variables = [tf.Variable(weight) for weight in _WEIGHTS]
     rate = tf.Variable(0.05)
     optimizer = make(lambda: rate)
     for step in range(STEPS):
-        rate.assign(0.05 if constant_rate else _learning_rate(step))
+        rate.assign(_learning_rate(step))
         optimizer.apply_gradients(zip(_gradients(step), variables, strict=True))
     return [variable.numpy() for variable in variables]
 
 
 def _keras(optimizer):
     """The same by Keras; from dense gradients, since it squares repeated rows before summing."""
-    variables = [keras.Variable(weight) for weight in _WEIGHTS]
+    variables = [
+        keras.Variable(weight, name=name) for name, weight in zip(_SHAPES, _WEIGHTS, strict=True)
+    ]
     optimizer.build(variables)
 
     @tf.function(autograph=False)
@@ -103,6 +105,30 @@ _V1 = {
         lambda rate: optimizers.Adam(rate, beta1=0.8, beta2=0.95, epsilon=1e-3),
         lambda rate: v1.AdamOptimizer(rate, 0.8, 0.95, epsilon=1e-3),
     ),
+    "Adagrad": (
+        lambda rate: optimizers.Adagrad(rate, initial_accumulator=0.2),
+        lambda rate: v1.AdagradOptimizer(rate, 0.2),
+    ),
+    "Adadelta": (
+        lambda rate: optimizers.Adadelta(rate, rho=0.9, epsilon=1e-2),
+        lambda rate: v1.AdadeltaOptimizer(rate, 0.9, 1e-2),
+    ),
+    "RMSProp": (
+        lambda rate: optimizers.RMSProp(rate, rho=0.8, epsilon=1e-3, initial_mean_square=1.0),
+        lambda rate: v1.RMSPropOptimizer(rate, 0.8, epsilon=1e-3),
+    ),
+    "RMSProp, momentum": (
+        lambda rate: optimizers.RMSProp(
+            rate, rho=0.8, momentum=0.6, epsilon=1e-3, initial_mean_square=1.0
+        ),
+        lambda rate: v1.RMSPropOptimizer(rate, 0.8, 0.6, epsilon=1e-3),
+    ),
+    "RMSProp, centered": (
+        lambda rate: optimizers.RMSProp(
+            rate, rho=0.8, momentum=0.6, epsilon=1e-2, centered=True, initial_mean_square=1.0
+        ),
+        lambda rate: v1.RMSPropOptimizer(rate, 0.8, 0.6, epsilon=1e-2, centered=True),
+    ),
 }
 
 
@@ -110,12 +136,12 @@ _V1 = {
 @pytest.mark.parametrize(("ours", "theirs"), _V1.values(), ids=_V1)
 def test_equal_to_compat_v1(compiler, ours, theirs):
     """Dense and sparse gradients under a moving learning rate end where compat.v1 ends."""
-    _assert_close(_ours(ours(_learning_rate), compiler), _v1(theirs, constant_rate=False))
+    _assert_close(_ours(ours(_learning_rate), compiler), _v1(theirs))
 
 
 _KERAS = {
     "SGD": (optimizers.SGD(0.05), keras.optimizers.SGD(0.05)),
-    "SGD decay": (
+    "SGD, decay": (
         optimizers.SGD(0.05, weight_decay=0.1, sparse="exact"),
         keras.optimizers.SGD(0.05, weight_decay=0.1),
     ),
@@ -130,6 +156,50 @@ _KERAS = {
     "AdamW": (
         optimizers.AdamW(0.05, weight_decay=0.1, epsilon=1e-7),
         keras.optimizers.AdamW(0.05, weight_decay=0.1),
+    ),
+    "AMSGrad": (
+        optimizers.AMSGrad(0.05, beta2=0.9, epsilon=1e-3),
+        keras.optimizers.Adam(0.05, 0.9, 0.9, epsilon=1e-3, amsgrad=True),
+    ),
+    "Nadam": (
+        optimizers.Nadam(0.05, beta2=0.95, epsilon=1e-3),
+        keras.optimizers.Nadam(0.05, 0.9, 0.95, epsilon=1e-3),
+    ),
+    "Adagrad": (
+        optimizers.Adagrad(0.05, epsilon=1e-2),
+        keras.optimizers.Adagrad(0.05, epsilon=1e-2),
+    ),
+    "Adadelta": (
+        optimizers.Adadelta(0.5, epsilon=1e-2, sparse="exact"),
+        keras.optimizers.Adadelta(0.5, epsilon=1e-2),
+    ),
+    "RMSProp": (
+        optimizers.RMSProp(0.05, momentum=0.5, epsilon=1e-2, centered=True, sparse="exact"),
+        keras.optimizers.RMSprop(0.05, momentum=0.5, epsilon=1e-2, centered=True),
+    ),
+    "Lion": (
+        optimizers.Lion(0.01, beta2=0.95, weight_decay=0.1, sparse="exact"),
+        keras.optimizers.Lion(0.01, 0.9, 0.95, weight_decay=0.1),
+    ),
+    "LAMB": (optimizers.LAMB(0.05, epsilon=1e-3), keras.optimizers.Lamb(0.05, epsilon=1e-3)),
+    "Muon": (
+        optimizers.Muon(
+            0.05,
+            exclude=["table"],
+            iterations=4,
+            rms=0.2,
+            adam_ratio=0.3,
+            weight_decay=0.1,
+            sparse="exact",
+        ),
+        keras.optimizers.Muon(
+            0.05,
+            exclude_layers=["table"],
+            ns_steps=4,
+            adam_lr_ratio=0.3,
+            weight_decay=0.1,
+            adam_weight_decay=0.1,
+        ),
     ),
 }
 
