@@ -6,6 +6,8 @@ import gzip
 import io
 import os
 import struct
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 import zlib
@@ -436,3 +438,34 @@ def test_line_stays_one_line_whatever_is_found() -> None:
     """Line breaks, control characters and endless values cannot break the line."""
     error = InputError("a\nb", expected="c", found="\x1b[31m\r\n" + "x" * 10_000, mend="d\te")
     _check_line(error, "a\\nb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--learning_rate=nan", "--learning_rate"),
+        ("--modle=cnn", "did you mean --model?"),
+        ("--flagfile={tmp}/none", "--flagfile"),
+        ("--steps=5 --epochs=5", "either --steps or --epochs"),
+        ("--dataset=mnist --data_dir={tmp}", "train-images-idx3-ubyte"),
+        ("--dataset=cifar10 --data_dir={tmp}", "cifar-10-binary.tar.gz"),
+        ("--dataset=mnist --data_dir={tmp}/cut", "expected 9424 bytes in all"),
+    ],
+)
+def test_the_binary_exits_with_2(tmp_path: Path, arguments: str, named: str) -> None:
+    """The real process: status 2, one line on stderr, nothing on stdout, well within 15 s."""
+    data_files.write_mnist(tmp_path / "cut", zipped=False)
+    (tmp_path / "cut" / _TRAIN_IMAGES).write_bytes(_IMAGES[:-1])
+    command = [part.replace("{tmp}", str(tmp_path)) for part in arguments.split()]
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments.train", *command],
+        capture_output=True,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+    assert ended.returncode == entry.EXIT_BAD_INPUT
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: ")
+    assert named in ended.stderr
