@@ -126,22 +126,10 @@ def uniform(
             f"got minval={minval!r}, maxval={maxval!r}"
         )
     words = bits(seed, stream, step, positions, shape)
-    if dtype == tf.float64:
-        return _uniform_float64(
-            words, bits(seed, stream + _LOW_WORDS, step, positions, shape), lower, upper
-        )
-    digits = {tf.float32: 24, tf.float16: 11, tf.bfloat16: 8}[dtype]
-    # The words fit an int32 now, whose conversion to float is one vector instruction.
-    grid = tf.cast(tf.bitcast(_right32(words, 32 - digits), tf.int32), tf.float32)
-    if lower == 0.0:
-        # One multiplication, by a number of dtype: 2**-digits only scales.
-        return tf.cast(grid * np.float32(upper * 2.0**-digits), dtype)
-    # digits of the draw times at most 24 of the span: exact in float64 (in float32 for the halves),
-    # so that fused or not, the sum is rounded once.
-    wide = np.float64 if dtype == tf.float32 else np.float32
-    span = float(number(upper - lower)) * 2.0**-digits
-    value = tf.cast(tf.cast(grid, wide) * wide(span) + wide(lower), dtype)
-    return tf.minimum(value, np.nextafter(number(upper), number(lower)))
+    if dtype != tf.float64:
+        return _uniform_narrow(words, lower, upper, dtype)
+    more = bits(seed, stream + _LOW_WORDS, step, positions, shape)
+    return _uniform_float64(words, more, lower, upper)
 
 
 def normal(
@@ -251,6 +239,23 @@ def integers(
     words = tf.cast(bits(seed, stream, step, positions, shape), tf.uint64)
     scaled = _right64(words * _u64(maxval - minval), 32)
     return tf.cast(tf.cast(scaled, tf.int64) + minval, tf.int32)
+
+
+def _uniform_narrow(words: tf.Tensor, lower: float, upper: float, dtype: Any) -> tf.Tensor:
+    """The leading bits of the words as float32, float16 or bfloat16 in [lower, upper)."""
+    number = dtype.as_numpy_dtype
+    digits = {tf.float32: 24, tf.float16: 11, tf.bfloat16: 8}[dtype]
+    # The words fit an int32 now, whose conversion to float is one vector instruction.
+    grid = tf.cast(tf.bitcast(_right32(words, 32 - digits), tf.int32), tf.float32)
+    if lower == 0.0:
+        # One multiplication, by a number of dtype: 2**-digits only scales.
+        return tf.cast(grid * np.float32(upper * 2.0**-digits), dtype)
+    # digits of the draw times at most 24 of the span: exact in float64 (in float32 for the halves),
+    # so that fused or not, the sum is rounded once.
+    wide = np.float64 if dtype == tf.float32 else np.float32
+    span = float(number(upper - lower)) * 2.0**-digits
+    value = tf.cast(tf.cast(grid, wide) * wide(span) + wide(lower), dtype)
+    return tf.minimum(value, np.nextafter(number(upper), number(lower)))
 
 
 def _uniform_float64(high: tf.Tensor, low: tf.Tensor, lower: float, upper: float) -> tf.Tensor:

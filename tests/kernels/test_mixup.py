@@ -129,7 +129,7 @@ def test_labels_are_mixed_by_the_share() -> None:
     labels, partners = tf.constant([2, 0, 1]), tf.constant([0, 0, 3])
     got = mixup.mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4)
     np.testing.assert_allclose(
-        got, [[0.7, 0, 0.3, 0], [1, 0, 0, 0], [0, 1, 0, 0]], rtol=0, atol=1e-7
+        got, [[0.7, 0.0, 0.3, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], rtol=0, atol=1e-7
     )
     half = mixup.mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4, tf.bfloat16)
     assert half.dtype == tf.bfloat16
