@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from kernels import target
-from loop.compile import CompiledLoop, Mode
+from loop.compile import CollectiveInRegionError, CompiledLoop, Mode
 
 _log = logging.getLogger(__name__)
 
@@ -34,5 +34,11 @@ def choose(make: Callable[[Mode], CompiledLoop], mode: Mode | Literal["auto"]) -
     if convolutions:
         _log.info("compile=auto: graph, for oneDNN's %s on a CPU", ", ".join(sorted(convolutions)))
         return loop
+    compiled = make("xla")
+    try:
+        compiled.operations()
+    except CollectiveInRegionError as error:
+        _log.info("compile=auto: graph, since %s", error)
+        return loop
     _log.info("compile=auto: xla, the step has no convolution")
-    return make("xla")
+    return compiled

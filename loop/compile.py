@@ -7,6 +7,7 @@ counter is advanced here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ class CompiledLoop:
 
     Attributes:
       traces: how often the loop was traced; 1 after the first call, and it stays so.
+      compiles_by_a_step: whether XLA compiles no earlier than at the first step (regions under
+        replicas), so that a call of no steps is not enough.
 
     Raises:
       ValueError: on an unknown mode, steps_per_call below 1, or a batch that `step.accumulate` does
@@ -106,8 +109,8 @@ class CompiledLoop:
         self._columns: tuple[str, ...] = ()
         self._signature: dict[str, str] = {}
         # With one replica XLA takes the whole loop; with several, regions inside each step.
-        self._regional = mode == "xla" and replicas.count > 1
-        whole = mode == "xla" and not self._regional
+        self.compiles_by_a_step = mode == "xla" and replicas.count > 1
+        whole = mode == "xla" and not self.compiles_by_a_step
         self._call: Any = (
             self._steps
             if mode == "eager"
@@ -255,9 +258,9 @@ class CompiledLoop:
             replicas=replicas.count,
             all_reduce_sum=replicas.all_reduce_sum if replicas.count > 1 else None,
         )
-        if self._regional:
+        if self.compiles_by_a_step:
             context.region = xla_region
-        traced_for: Mode = "graph" if self._regional else self.mode
+        traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
         with target.tracing_for(traced_for), step_context.within(context):
             for hook in self._hooks:
                 hook(context)
@@ -271,6 +274,18 @@ class CompiledLoop:
         return values, finite
 
 
+class CollectiveInRegionError(RuntimeError):
+    """A collective inside a jitted function on several replicas."""
+
+
+def _refuse_collective(values: list[tf.Tensor]) -> list[tf.Tensor]:
+    raise CollectiveInRegionError(
+        f"compile=xla: a collective of {len(values)} tensors inside the jitted forward or backward "
+        "pass (a synchronised BatchNorm?), which TensorFlow cannot run on these replicas; use "
+        "compile=graph, or moments of each replica"
+    )
+
+
 def xla_region(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as a jitted function of its own, made anew for each replica's trace.
 
@@ -279,7 +294,12 @@ def xla_region(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def traced(*arguments: Any) -> Any:
-        with target.tracing_for("xla"):
+        context = step_context.current_or_none()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(target.tracing_for("xla"))
+            if context is not None:
+                inner = dataclasses.replace(context, all_reduce_sum=_refuse_collective)
+                stack.enter_context(step_context.within(inner))
             return function(*arguments)
 
     compiled: Callable[..., Any] = tf.function(traced, jit_compile=True, autograph=False)

@@ -13,7 +13,7 @@ Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
 
 
 def reduce_sum(values: Sequence[Gradient]) -> list[Gradient]:
-    """Sums values over the replicas: all dense ones in one collective, sparse ones as slices.
+    """Sums values over the replicas: dense ones of a dtype in one collective, sparse as slices.
 
     Args:
       values: tensors, IndexedSlices and None; the same kinds on every replica.
@@ -22,15 +22,16 @@ def reduce_sum(values: Sequence[Gradient]) -> list[Gradient]:
       The sums in the same order, equal on every replica; with one replica the values as they are.
     """
     context = step_context.current("reduce_sum")
-    if context.all_reduce_sum is None:
-        return list(values)
     reduced: list[Gradient] = list(values)
-    for kind in (tf.Tensor, tf.IndexedSlices):
-        places = [i for i, value in enumerate(values) if isinstance(value, kind)]
-        if places:
-            sums = context.all_reduce_sum([values[i] for i in places])
-            for place, total in zip(places, sums, strict=True):
-                reduced[place] = total
+    kinds: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        if value is not None:
+            # A collective packs tensors of one dtype; slices go by gathering.
+            kinds.setdefault((type(value), value.dtype), []).append(place)
+    for places in kinds.values():
+        sums = context.sum_over_replicas([values[place] for place in places])
+        for place, total in zip(places, sums, strict=True):
+            reduced[place] = total
     return reduced
 
 
@@ -61,8 +62,3 @@ def all_finite(values: Sequence[Gradient]) -> tf.Tensor:
         if value is not None
     ]
     return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
-
-
-def detached(variables: Sequence[Any], gradients: Sequence[Gradient]) -> list[Any]:
-    """The variables whose gradient is None."""
-    return [v for v, gradient in zip(variables, gradients, strict=True) if gradient is None]

@@ -209,6 +209,7 @@ class BatchNorm(Module):
                 relu=self.relu,
             )
         context = step_context.current(f"BatchNorm {self.name!r}")
+        synchronized = self.synchronized and context.all_reduce_sum is not None
         y, moments = kernels.batch_norm_training(
             x,
             self.scale,
@@ -216,7 +217,7 @@ class BatchNorm(Module):
             epsilon=self.epsilon,
             mask=context.mask,
             relu=self.relu,
-            all_reduce_sum=context.all_reduce_sum if self.synchronized else None,
+            all_reduce_sum=context.sum_over_replicas if synchronized else None,
             bessel=self.bessel,
         )
         context.record(self.moving_mean, moments.mean, self.momentum, moments.count)

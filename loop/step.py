@@ -50,8 +50,9 @@ class GradientStep:
       `finite`, then the metrics; scalars, equal on every replica.
 
     Raises:
-      ValueError: no variables, accumulate below 1; when traced, a variable that no gradient reaches
-        or a loss of the wrong shape.
+      ValueError: no variables, accumulate below 1, an optimizer built with other variables; when
+        traced, a variable that no gradient reaches, a loss of the wrong shape, or a metric named
+        as one of the row's own.
     """
 
     def __init__(
@@ -73,8 +74,7 @@ class GradientStep:
         self.optimizer = optimizer
         self.clip = clip
         self.accumulate = accumulate
-        if not optimizer.state:
-            optimizer.build(variables)
+        optimizer.build(variables)  # Refuses an optimizer that was built with others.
 
     def __call__(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Runs the update on this replica's slice of the batch; see the class."""
@@ -100,22 +100,31 @@ class GradientStep:
         self.optimizer.apply(clipped.gradients, global_step=context.global_step, finite=finite)
         for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
             _commit(average, value, weight, finite)
-        return {
+        row = {
             "loss": sums.loss,
             "learning_rate": self.optimizer.learning_rate_at(context.global_step),
             "gradient_norm": clipped.norm,
             "clipped": clipped.clipped,
             "finite": finite,
-            **sums.metrics,
         }
+        taken = [name for name in sums.metrics if name in row]
+        if taken:
+            raise ValueError(
+                f"GradientStep: the metric {taken[0]!r} has the name of one of the row's own "
+                f"({', '.join(row)}); give it another"
+            )
+        return {**row, **sums.metrics}
 
     def _accumulated(self, batch: Batch, context: StepContext) -> tuple[_Sums, list[MovingAverage]]:
         """The sums over this replica's micro-batches, and whose values the statistics are."""
         if self.accumulate == 1:
             return self._forward_backward(batch, context)
-        first, recorded = self._forward_backward(*self._micro_batch(batch, context, 0))
-        if any(isinstance(gradient, tf.IndexedSlices) for gradient in first.gradients):
-            # Slices grow by concatenation, which a loop of static shapes cannot do.
+        micro_batch, micro_context = self._micro_batch(batch, context, 0)
+        first, recorded = self._forward_backward(micro_batch, micro_context)
+        sparse = any(isinstance(gradient, tf.IndexedSlices) for gradient in first.gradients)
+        if sparse or micro_context.collectives:
+            # Slices grow by concatenation, which a loop of static shapes cannot do; and a
+            # collective (synchronised BatchNorm) cannot be in a replica's loop.
             for index in range(1, self.accumulate):
                 more, _ = self._forward_backward(*self._micro_batch(batch, context, index))
                 first = _added(first, more)
@@ -141,7 +150,9 @@ class GradientStep:
             return tf.reshape(tensor, [self.accumulate, size, *tensor.shape[1:]])[index]
 
         mask = None if context.mask is None else piece(context.mask)
-        inner = dataclasses.replace(context, positions=piece(context.positions), mask=mask)
+        inner = dataclasses.replace(
+            context, positions=piece(context.positions), mask=mask, collectives=0
+        )
         return tf.nest.map_structure(piece, batch), inner
 
     def _forward_backward(
@@ -150,10 +161,14 @@ class GradientStep:
         recorded: list[MovingAverage] = []
 
         def compute(batch: Batch) -> _Sums:
-            inner = dataclasses.replace(context, moving_averages=[])
+            reduce = step_context.current("GradientStep").all_reduce_sum  # a region refuses it
+            inner = dataclasses.replace(
+                context, all_reduce_sum=reduce, moving_averages=[], collectives=0
+            )
             with step_context.within(inner):
                 sums = self._sums(batch, inner)
             recorded.extend(inner.moving_averages)
+            context.collectives += inner.collectives
             return sums
 
         sums: _Sums = context.region(compute)(batch)
@@ -178,7 +193,11 @@ class GradientStep:
         return _Sums(
             gradients,
             loss,
-            {name: _mean_share(value, name, context) for name, value in metrics.items()},
+            {
+                # In the loss's dtype, so that everything fits one packed collective.
+                name: tf.cast(_mean_share(value, name, context), loss.dtype)
+                for name, value in metrics.items()
+            },
             [average.value * tf.cast(average.weight, average.value.dtype) for average in averages],
             [tf.cast(average.weight, average.value.dtype) for average in averages],
         )

@@ -50,6 +50,7 @@ class StepContext:
       batch_size: examples in the global batch.
       replicas: number of replicas in the run.
       all_reduce_sum: sums tensors over the replicas in one packed collective; None with one.
+      collectives: how many of these were traced so far, the backward pass's included.
       region: compiles a function of tensors by itself where the whole step cannot be (XLA under
         replicas, whose collectives stay outside); elsewhere the function as it is.
       moving_averages: what BatchNorm and friends recorded; committed after the finite check.
@@ -64,6 +65,14 @@ class StepContext:
     all_reduce_sum: Callable[[list[tf.Tensor]], list[tf.Tensor]] | None = None
     region: Callable[[Callable[..., Any]], Callable[..., Any]] = _plain
     moving_averages: list[MovingAverage] = dataclasses.field(default_factory=list)
+    collectives: int = 0
+
+    def sum_over_replicas(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sums tensors over the replicas, counting the collective; with one, as they are."""
+        if self.all_reduce_sum is None:
+            return values
+        self.collectives += 1
+        return self.all_reduce_sum(values)
 
     def record(
         self, variable: tf.Variable, value: tf.Tensor, momentum: float, weight: tf.Tensor

@@ -17,7 +17,7 @@ from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed
 from loop.global_step import GlobalStep
-from loop.meter import Meter
+from loop.meter import Meter, Phase
 from loop.rows import Rows
 from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
 from loop.signals import StopSignals
@@ -199,18 +199,23 @@ class Trainer:
         """One compiled call, the next one's input fetched meanwhile."""
         with self.meter.phase("input"):
             prepared = chunk.result()
+        phase: Phase = "train"
         if not self._compiled:
-            with self.meter.phase("compile"):
-                self._loop.run(prepared, 0)
+            if self._loop.compiles_by_a_step:
+                phase = "compile"
+            else:
+                with self.meter.phase("compile"):
+                    self._loop.run(prepared, 0)
             self._compiled = True
         following = self._count(step + count, until)
         chunk = background.submit(self._loop.prepare, step + count, following)
-        with self.meter.phase("train"):
+        with self.meter.phase(phase):
             outcome = self._loop.run(
                 prepared, count, max_nonfinite=self._max_nonfinite, streak=self._streak
             )
         self.rows, self._streak = outcome.rows, outcome.streak
-        self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
+        if phase == "train":
+            self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
         for writer in self._writers:
             writer(outcome.rows)
         if outcome.stopped:
@@ -220,10 +225,10 @@ class Trainer:
     def _count(self, step: int, until: int) -> int:
         """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
         boundary = min([until, *(every.next_boundary(step) for every in self._actions)])
-        count = min(self._loop.steps_per_call, max(boundary - step, 0))
-        if self.meter.seconds_per_step:
-            count = min(count, max(1, int(CALL_SECONDS / self.meter.seconds_per_step)))
-        return count
+        # Before the first step is timed, a call of many could take minutes.
+        seconds = self.meter.seconds_per_step
+        limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
+        return min(self._loop.steps_per_call, limit, max(boundary - step, 0))
 
     def _boundary(self, step: int) -> None:
         if self._directory is not None:
