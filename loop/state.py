@@ -37,7 +37,7 @@ def named(owner: Any) -> State:
 
     Args:
       owner: a mapping (of owners), a variable, or anything with a `state` mapping (optimizers,
-        layers, `GlobalStep`), or a Keras model or layer.
+        layers), or a Keras model or layer.
 
     Returns:
       name -> `tf.Variable`, in the owner's order.
