@@ -6,9 +6,8 @@ global batch. A replica that computes its own slice of the positions gets the sl
 and a resumed run needs no generator state.
 
 Bits come from integer arithmetic alone, so eager, graph and XLA, CPU and GPU give the same ones.
-Floats are made from them without any rounding in which two compilers could differ: XLA contracts a
-product and a sum to one fused multiply-add, so wherever a sum follows a product here the product is
-exact; and no logarithm or cosine is asked of the executor.
+Floats come from them by no rounding in which compilers differ: XLA fuses a product and a sum into
+one multiply-add, so a product that a sum follows is exact here; no logarithm, no cosine.
 
 How the bits are made:
 
@@ -250,8 +249,7 @@ def _uniform_narrow(words: tf.Tensor, lower: float, upper: float, dtype: Any) ->
     if lower == 0.0:
         # One multiplication, by a number of dtype: 2**-digits only scales.
         return tf.cast(grid * np.float32(upper * 2.0**-digits), dtype)
-    # digits of the draw times at most 24 of the span: exact in float64 (in float32 for the halves),
-    # so that fused or not, the sum is rounded once.
+    # The draw's digits times the span's are exact in float64 (in float32 for the halves).
     wide = np.float64 if dtype == tf.float32 else np.float32
     span = float(number(upper - lower)) * 2.0**-digits
     value = tf.cast(tf.cast(grid, wide) * wide(span) + wide(lower), dtype)

@@ -15,7 +15,7 @@ from keras.src.legacy.preprocessing import image as keras_image
 
 from kernels import affine, affine_maps, color, random, target
 from kernels.augment import _DRAWS, Augmentation
-from tests.kernels.test_affine import extended, forms, random_images
+from tests.kernels.test_affine import composed, extended, forms, random_images, resampled
 
 Array = npt.NDArray[np.float64]
 
@@ -191,6 +191,45 @@ def test_standard_is_a_padded_crop_and_a_flip() -> None:
     got = apply(policy, whole)
     assert got.dtype == tf.uint8
     np.testing.assert_array_equal(got.numpy(), apply(policy, tf.cast(whole, tf.float32)).numpy())
+
+
+def test_geometry_equals_the_product_of_its_factors_at_the_draws() -> None:
+    """Every geometric parameter at once, on images that are not square, equals float64's truth."""
+    images = random_images(24, 8, 13, 2)
+    u = drawn(24)
+    policy = Augmentation(
+        rotation=30.0,
+        width_shift=0.1,
+        height_shift=0.3,
+        shear=15.0,
+        zoom=(0.7, 1.1),
+        horizontal_flip=True,
+        vertical_flip=True,
+        crop_padding=2,
+        fill="reflect",
+    )
+    matrices = [
+        composed(
+            8,
+            13,
+            {
+                "rotation": math.radians(30.0) * (2 * u["rotation"][i] - 1),
+                "shift_x": 0.1 * 13 * (2 * u["shift_x"][i] - 1),
+                "shift_y": 0.3 * 8 * (2 * u["shift_y"][i] - 1),
+                "shear": math.radians(15.0) * (2 * u["shear"][i] - 1),
+                "zoom_x": 0.7 + 0.4 * u["zoom_x"][i],
+                "zoom_y": 0.7 + 0.4 * u["zoom_y"][i],
+                "window_x": math.floor(5 * u["crop_x"][i]) - 2,
+                "window_y": math.floor(5 * u["crop_y"][i]) - 2,
+                "window_width": -1.0 if u["flip_x"][i] < 0.5 else 1.0,
+                "window_height": -1.0 if u["flip_y"][i] < 0.5 else 1.0,
+            },
+        )
+        for i in range(24)
+    ]
+    want = resampled(images, np.stack(matrices), "reflect", "bilinear")
+    got = apply(policy, tf.constant(images, tf.float32))
+    np.testing.assert_allclose(got.numpy(), want, rtol=0, atol=1e-4)
 
 
 def test_resized_crop_reads_a_window_inside_the_image() -> None:
