@@ -44,6 +44,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def augmentation(preset: str) -> dict[str, Any]:
+    """The augmentation flags that `--augment=preset` stands for."""
+    return {**_NO_AUGMENTATION, **_PRESETS[preset]}
+
+
 def complete(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the defaults that other flags decide in place of None.
 
@@ -58,8 +63,7 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
         "clip_norm": _CLIP_NORM.get(values["clip"]),
         "boundaries": (),
         "values": (),
-        **_NO_AUGMENTATION,
-        **_PRESETS[values["augment"]],
+        **augmentation(values["augment"]),
     }
     if values["schedule"] == "piecewise":
         defaults["learning_rate"] = values["values"][0]

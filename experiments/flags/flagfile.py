@@ -36,6 +36,21 @@ def _lines(path: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
+def without(arguments: Sequence[str]) -> list[str]:
+    """`arguments` without any `--flagfile`: what was given directly."""
+    direct: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            return [*direct, argument, *rest]
+        if argument in _NAMES:
+            del rest[:1]
+        elif argument.partition("=")[0] not in _NAMES:
+            direct.append(argument)
+    return direct
+
+
 def expand(arguments: Sequence[str], *, within: tuple[str, ...] = ()) -> list[str]:
     """`arguments` with every `--flagfile` replaced by the flags in it.
 

@@ -48,6 +48,9 @@ def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 def parse(argv: Sequence[str]) -> Settings:
     """Reads and checks a command line.
 
+    What is given directly overrules a flagfile: a flag of the file that means nothing beside it
+    (`--clip_norm` beside a direct `--clip=none`, `--epochs` beside `--steps`) is dropped.
+
     Args:
       argv: the program's name, then its arguments.
 
@@ -62,10 +65,19 @@ def parse(argv: Sequence[str]) -> Settings:
     if not _HELP.isdisjoint(arguments):
         sys.stdout.write(help_text.text("python -m experiments.train"))
         raise SystemExit(0)
+    values, given = _read(arguments)
+    directly = _read(flagfile.without(argv[1:]))[1]
+    values, given = rules.overrule(values, given, directly)
+    rules.check(values, given)
+    return Settings(**defaults.complete(values))
+
+
+def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+    """Every flag's value, each in its own range, and the names of those given."""
     flag_values = absl_flags.FlagValues()  # type: ignore[no-untyped-call]  # absl's own
     define(flag_values)
     try:
-        positional = flag_values([argv[0], *arguments])[1:]
+        positional = flag_values(["train", *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         _refuse_unknown(error.flagname, table.BY_NAME)
     except (absl_flags.Error, ValueError) as error:
@@ -78,9 +90,7 @@ def parse(argv: Sequence[str]) -> Settings:
             mend="write it as --flag=value, or remove it",
         )
     values = {flag.name: _checked(flag, flag_values[flag.name].value) for flag in table.FLAGS}
-    given = {flag.name for flag in table.FLAGS if flag_values[flag.name].present}
-    rules.check(values, given)
-    return Settings(**defaults.complete(values))
+    return values, {flag.name for flag in table.FLAGS if flag_values[flag.name].present}
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 from experiments.errors import InputError, alternatives
@@ -28,6 +28,32 @@ def check(values: dict[str, Any], given: Set[str]) -> None:
     _check_length(values)
     _check_run(values)
     _check_paths(values)
+
+
+def overrule(
+    values: Mapping[str, Any], given: Set[str], directly: Set[str]
+) -> tuple[dict[str, Any], set[str]]:
+    """Drops the flags of a flagfile that a flag beside the flagfile leaves without a meaning.
+
+    Args:
+      values: flag -> value.
+      given: the flags given in any way.
+      directly: those given outside flagfiles.
+
+    Returns:
+      Values and given flags, without the dropped ones.
+    """
+    dropped = set()
+    for flag in table.FLAGS:
+        if flag.name in given - directly and flag.only_with and flag.only_with[0] in directly:
+            other, meaningful = flag.only_with
+            if values[other] not in meaningful:
+                dropped.add(flag.name)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in directly and other in given - directly:
+            dropped.add(other)
+    kept = {name: value for name, value in values.items() if name not in dropped}
+    return {**{name: table.BY_NAME[name].default for name in dropped}, **kept}, set(given - dropped)
 
 
 def _check_meaning(values: dict[str, Any], given: Set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from experiments.flags import table
+from experiments.flags import defaults, table
 
 # What a command asks for this once; not part of what reproduces a run.
 _NOT_STORED = frozenset({"allow_change", "fresh", "debug"})
@@ -82,13 +82,16 @@ class Settings:
     def to_flagfile(self) -> str:
         """The flags, one a line, that `flags.parse` turns into equal settings.
 
-        Left out: flags without a meaning beside the others, and what a command asks for this once
-        (`--allow_change`, `--fresh`, `--debug`).
+        Left out: flags without a meaning beside the others, what `--augment` says already, and
+        what a command asks for this once (`--allow_change`, `--fresh`, `--debug`).
         """
         lines = []
+        preset = defaults.augmentation(self.augment)
         for flag in table.FLAGS:
             value = getattr(self, flag.name)
             if flag.name in _NOT_STORED or value is None:
+                continue
+            if flag.name in preset and value == preset[flag.name]:
                 continue
             if flag.only_with and getattr(self, flag.only_with[0]) not in flag.only_with[1]:
                 continue

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import flags
+from experiments.errors import InputError
 from experiments.flags import defaults, table, training
 from experiments.flags.settings import Settings
 
@@ -104,6 +105,31 @@ def test_flagfiles_nest_and_later_flags_win(tmp_path: Path) -> None:
     outer.write_text(f"--flagfile={inner}\n--seed=4\n")
     settings = parse("--batch_size=1", "--flagfile", str(outer), "--seed=5")
     assert (settings.batch_size, settings.seed) == (7, 5)
+
+
+def test_a_stored_run_can_be_varied_from_the_command_line(tmp_path: Path) -> None:
+    """A direct flag wins over a stored flagfile before it, with all that hangs on it."""
+    stored = parse("--clip=norm", "--schedule=exponential", "--decay_steps=9", "--augment=standard")
+    path = tmp_path / "flags.txt"
+    path.write_text(stored.to_flagfile())
+    varied = parse(
+        "--steps=7", "--clip=none", f"--flagfile={path}", "--schedule=cosine", "--augment=article"
+    )
+    assert (varied.steps, varied.epochs) == (7, None)
+    assert (varied.clip, varied.clip_norm) == ("norm", 1.0), "the last of a flag counts"
+    varied = parse(
+        "--flagfile",
+        str(path),
+        "--steps=7",
+        "--clip=none",
+        "--schedule=cosine",
+        "--augment=article",
+    )
+    assert (varied.clip, varied.clip_norm) == ("none", None)
+    assert (varied.schedule, varied.decay_steps, varied.staircase) == ("cosine", 9, False)
+    assert (varied.rotation, varied.shift, varied.flip, varied.crop) == (20.0, 0.2, True, 0)
+    with pytest.raises(InputError, match="--clip_norm"):
+        parse(f"--flagfile={path}", "--clip=none", "--clip_norm=2")
 
 
 def test_help_is_grouped_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
