@@ -50,4 +50,4 @@ def read_bundle(directory: Path, variables: Mapping[str, VariableEntry]) -> dict
             shape_and_slices=[""] * len(names),
             dtypes=[tf.as_dtype(variables[name].dtype) for name in names],
         )
-    return {name: np.asarray(tensor.numpy()) for name, tensor in zip(names, tensors, strict=True)}
+    return {name: np.asarray(tensor) for name, tensor in zip(names, tensors, strict=True)}

@@ -91,6 +91,10 @@ def test_copies_share_no_memory_with_the_variables() -> None:
     state = {"w": variable}
     before = variable.numpy().copy()
     first = checkpoint.copy_to_host(state)
+    read = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    assert np.shares_memory(np.asarray(read), np.asarray(read))  # such a read is no copy,
+    assert not np.shares_memory(np.asarray(read), first["w"])  # and this is none of it
+    del read
     variable.assign_add(tf.ones_like(variable))
     variable.scatter_nd_update([[0, 0]], [99.0])
     np.testing.assert_array_equal(first["w"], before)

@@ -66,6 +66,7 @@ def test_random_damage_is_named_and_walked_back(tmp_path: Path) -> None:
         assert str(newest) in line
         assert name in line
         assert "\n" not in line
+        assert [c.step for c in checkpoint.scan(run)] == [1]
         # The run goes on from step 1 and writes step 2 again; the damaged one is kept aside.
         checkpoint.save(run, 2, make_state(2), {})
         assert sum(entry.startswith("damaged-") for entry in os.listdir(run)) == 1
