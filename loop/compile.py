@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -60,6 +60,8 @@ class CompiledLoop:
       global_step: the counter.
       replicas: where the steps run.
       hooks: called with the context at the start of each step, traced (Keras's seeds).
+      assigned: variables that the forward pass itself assigns (statistics of Keras's layers); where
+        a step is not finite they are put back.
 
     Attributes:
       traces: how often the loop was traced; 1 after the first call, and it stays so.
@@ -81,6 +83,7 @@ class CompiledLoop:
         global_step: GlobalStep,
         replicas: Replicas,
         hooks: Sequence[StepHook] = (),
+        assigned: Sequence[tf.Variable] = (),
     ) -> None:
         if mode not in ("eager", "graph", "xla"):
             raise ValueError(f"compile: mode must be 'xla', 'graph' or 'eager', got {mode!r}")
@@ -94,6 +97,7 @@ class CompiledLoop:
         self._global_step = global_step
         self._replicas = replicas
         self._hooks = hooks
+        self._assigned = assigned
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -262,16 +266,47 @@ class CompiledLoop:
             context.region = xla_region
         traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
         with target.tracing_for(traced_for), step_context.within(context):
+            before = [_read(variable) for variable in self._assigned]
             for hook in self._hooks:
                 hook(context)
             batch = self._feed.batch(resident, chunk, row)
-            scalars = dict(self._step(batch))
+            with _counted_regions(context) as regions:
+                scalars = dict(self._step(batch))
             self._columns, values = row_table.packed(scalars)
+        if self.compiles_by_a_step and not regions:
+            raise ValueError(
+                "compile=xla: on several replicas XLA compiles the regions of a step between its "
+                "collectives, and this step function has none: wrap what has no collective in "
+                "`step_context.current(...).region(function)`, or use compile=graph"
+            )
         if "finite" in scalars:
             finite = tf.cast(scalars["finite"], tf.bool)
         else:
             finite = tf.reduce_all(tf.math.is_finite(values))
+        for variable, old in zip(self._assigned, before, strict=True):
+            kept = tf.where(finite, _read(variable), old)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
         return values, finite
+
+
+def _read(variable: tf.Variable) -> tf.Tensor:
+    """This replica's value; by its handle, so that no strategy takes part."""
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+@contextlib.contextmanager
+def _counted_regions(context: StepContext) -> Iterator[list[None]]:
+    """Notes each use of the context's `region`, in a list that grows by one."""
+    uses: list[None] = []
+    region = context.region
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        uses.append(None)
+        return region(function)
+
+    context.region = counted
+    yield uses
+    context.region = region
 
 
 class CollectiveInRegionError(RuntimeError):

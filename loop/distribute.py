@@ -45,8 +45,9 @@ class Replicas:
         """One value for each replica, `make(replica id)`, on that replica's device."""
         if self.strategy is None:
             return make(0)
+        ids = iter(self.local_ids)  # TensorFlow's own argument counts from 0 on every worker
         result: T = self.strategy.experimental_distribute_values_from_function(
-            lambda context: make(int(context.replica_id_in_sync_group))
+            lambda _: make(next(ids))
         )
         return result
 

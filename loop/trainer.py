@@ -21,6 +21,7 @@ from loop.meter import Meter, Phase
 from loop.rows import Rows
 from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
 from loop.signals import StopSignals
+from loop.step_context import StepContext
 from loop.writers import JsonLines, Writer
 
 _log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class Trainer:
                 global_step=self.global_step,
                 replicas=self.replicas,
                 hooks=_seed_hooks(state),
+                assigned=_keras_statistics(state),
             ),
             compile,
         )
@@ -324,23 +326,27 @@ def _actions(evaluate_every: int, actions: Sequence[Every], checkpoint_every: in
     return every
 
 
+def _keras_layers(state: Mapping[str, Any]) -> list[Any]:
+    return [owner for owner in state.values() if keras_adapter.is_layer(owner)]
+
+
 def _seed_hooks(state: Mapping[str, Any]) -> list[compiling.StepHook]:
     """Sets the seed generators of Keras models in the state from (seed, step) at each step."""
-    generators = [
-        generator
-        for layer in _keras_layers(state)
-        for generator in keras_adapter.seed_generators(layer)
-    ]
+    layers = _keras_layers(state)
+    generators = [g for layer in layers for g in keras_adapter.seed_generators(layer)]
     if not generators:
         return []
+
+    def set_seeds(context: StepContext) -> None:
+        keras_adapter.seed_from_step(generators, context.seed, context.global_step)
+
+    return [set_seeds]
+
+
+def _keras_statistics(state: Mapping[str, Any]) -> list[Any]:
+    """What the forward pass of Keras models assigns: their non-trainable weights."""
     return [
-        lambda context: keras_adapter.seed_from_step(generators, context.seed, context.global_step)
+        states.variable_of(weight)
+        for layer in _keras_layers(state)
+        for weight in layer.non_trainable_weights
     ]
-
-
-def _keras_layers(owner: Any) -> Iterator[Any]:
-    if isinstance(owner, Mapping):
-        for value in owner.values():
-            yield from _keras_layers(value)
-    elif keras_adapter.is_layer(owner):
-        yield owner
