@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
+
+from kernels import target
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+
+# The dtypes whose softmax needs no wider one.
+_FULL = (tf.float32, tf.float64)
 
 # Finite, so that no row of it makes NaN; past any score of a float32 product that is one itself.
 _MASKED = -1e30
@@ -36,19 +44,52 @@ def causal_attention(
         scale = 1.0 / math.sqrt(q.shape[-1])
     elif not math.isfinite(scale):
         raise ValueError(f"causal_attention: scale must be finite, got {scale!r}")
-    length = q.shape[-2] or tf.shape(q)[-2]
-    half = q.dtype in (tf.float16, tf.bfloat16)
-    softmax_dtype = tf.float32 if half else q.dtype
-    position = tf.range(length)
-    # Constant for both compilers: folded in graph, in XLA part of the pass that adds it.
-    hidden = tf.cast(position[:, None] < position, softmax_dtype)
-    if half:
+    form = _by_columns if target.current().is_xla_cpu and q.dtype in _FULL else _by_rows
+    return form(q, k, v, scale)
+
+
+def _by_rows(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, scale: float) -> tf.Tensor:
+    """Scores as [..., query, key]: the usual form, and the faster one in graph mode."""
+    if q.dtype in _FULL:
+        scores = tf.matmul(q, k, transpose_b=True) * scale
+    else:
         # Scaled before the product: float16 overflows at 65504.
         scores = tf.cast(tf.matmul(q * tf.cast(scale, q.dtype), k, transpose_b=True), tf.float32)
-    else:
-        scores = tf.matmul(q, k, transpose_b=True) * scale
+    position = _positions(q)
+    hidden = tf.cast(position[:, None] < position, scores.dtype)
     weights = tf.nn.softmax(scores + _MASKED * hidden)
     return tf.matmul(tf.cast(weights, q.dtype), v)
+
+
+def _by_columns(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, scale: float) -> tf.Tensor:
+    """Scores as [..., key, query]: XLA:CPU vectorizes a reduction along any axis but the last."""
+    position = _positions(q)
+    mask = _MASKED * tf.cast(position[:, None] > position, q.dtype)
+
+    def attend(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        scores = tf.matmul(k, q, transpose_b=True) * scale + mask
+        # The maximum only shifts: its gradient cancels.
+        top = tf.stop_gradient(tf.reduce_max(scores, -2, keepdims=True))
+        exponential = tf.exp(scores - top)
+        weights = exponential * (1.0 / tf.reduce_sum(exponential, -2, keepdims=True))
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            in_weights = tf.matmul(v, upstream, transpose_b=True)
+            along = tf.reduce_sum(in_weights * weights, -2, keepdims=True)
+            in_scores = weights * (in_weights - along) * scale
+            return (
+                tf.matmul(in_scores, k, transpose_a=True),
+                tf.matmul(in_scores, q),
+                tf.matmul(weights, upstream),
+            )
+
+        return tf.matmul(weights, v, transpose_a=True), gradient
+
+    return tf.custom_gradient(attend)(q, k, v)
+
+
+def _positions(q: tf.Tensor) -> tf.Tensor:
+    return tf.range(q.shape[-2] or tf.shape(q)[-2])
 
 
 def _check(q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> None:

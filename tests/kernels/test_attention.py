@@ -61,10 +61,13 @@ def test_attention_equals_truth_under_every_compiler(dtype):
             )
 
 
-def test_derivatives_equal_finite_differences():
-    """First and second derivatives in q, k and v."""
+@pytest.mark.parametrize("compiler", ["graph", "xla"])
+def test_derivatives_equal_finite_differences(compiler):
+    """First and second derivatives in q, k and v, in the form of each compiler."""
     check_derivatives(
-        lambda q, k, v: attention.causal_attention(q, k, v, scale=0.7), _inputs(1, 2, 4, 3, 2)
+        lambda q, k, v: attention.causal_attention(q, k, v, scale=0.7),
+        _inputs(1, 2, 4, 3, 2),
+        compiler,
     )
 
 
@@ -95,12 +98,13 @@ def test_the_future_has_no_influence():
     assert not np.allclose(before[:, :, 4:], after[:, :, 4:])
 
 
-def test_huge_scores_stay_finite():
+@pytest.mark.parametrize("compiler", ["graph", "xla"])
+def test_huge_scores_stay_finite(compiler):
     """Scores of 1e8 in float32, and products past float16's range, give finite values."""
     q, k, v = _inputs(depth=64)
     for dtype, factor in ((tf.float32, 1e4), (tf.float16, 80.0)):
         inputs = [tf.cast(value, dtype) for value in (q * factor, k * factor, v)]
-        value, gradients = value_and_gradients(attention.causal_attention, inputs, "eager")
+        value, gradients = value_and_gradients(attention.causal_attention, inputs, compiler)
         for tensor in (value, *gradients):
             assert np.isfinite(tf.cast(tensor, tf.float32).numpy()).all()
 
