@@ -7,12 +7,13 @@ LeVeque, "Algorithms for Computing the Sample Variance" (1983).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
 
 from kernels import channels, target
+from kernels.channel_sums import pair_of_sums
 
 AllReduceSum = Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
@@ -91,7 +92,7 @@ def batch_norm_training(
     dtype = statistics_dtype(x.dtype)
     scale = _per_channel(scale, 1.0, layout.size, dtype, "scale")
     offset = _per_channel(offset, 0.0, layout.size, dtype, "offset")
-    if mask is None and all_reduce_sum is None and _fused_op_serves(x.dtype, epsilon):
+    if mask is None and all_reduce_sum is None and _fused_op_serves(x, epsilon):
         y, mean, variance, count = _normalise_fused(x, scale, offset, layout, epsilon, relu)
     else:
         y, mean, variance, count = _normalise(
@@ -117,7 +118,8 @@ def batch_norm_inference(
     """Normalises by given moments: `(x - mean) * (scale / sqrt(variance + epsilon)) + offset`.
 
     The mean is subtracted first, not folded into the offset: folded, `x` of mean 1e4 and deviation
-    1 would lose three digits in float32, and a fused loop gains nothing by it.
+    1 would lose three digits in float32, and a fused loop gains nothing by it. No gradient flows to
+    the moments.
 
     Args:
       x: [B, C], [B, ..., C] ("NHWC") or [B, C, ...] ("NCHW"), floating point.
@@ -143,7 +145,19 @@ def batch_norm_inference(
     dtype = statistics_dtype(x.dtype)
     scale = _per_channel(scale, 1.0, layout.size, dtype, "scale")
     offset = _per_channel(offset, 0.0, layout.size, dtype, "offset")
-    mean, variance = tf.cast(mean, dtype), tf.cast(variance, dtype)
+    mean = _per_channel(tf.stop_gradient(mean), 0.0, layout.size, dtype, "mean")
+    variance = _per_channel(tf.stop_gradient(variance), 1.0, layout.size, dtype, "variance")
+    if _fused_op_serves(x, epsilon):
+        y = tf.raw_ops.FusedBatchNormV3(
+            x=layout.to_nhwc(x),
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=variance,
+            epsilon=epsilon,
+            is_training=False,
+        ).y
+        return layout.from_nhwc(tf.nn.relu(y) if relu else y, x)
     factor = scale * tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
     centred = tf.cast(x, dtype) - layout.spread(mean)
     y = centred * layout.spread(factor) + layout.spread(offset)
@@ -167,12 +181,13 @@ def _per_channel(
     return value
 
 
-def _fused_op_serves(dtype: tf.DType, epsilon: float) -> bool:
+def _fused_op_serves(x: tf.Tensor, epsilon: float) -> bool:
     """Whether `FusedBatchNormV3` is the fast form here and takes these arguments."""
     here = target.current()
-    if here.compiler == "xla" or dtype == tf.float64:
+    # On [B, C] a CPU runs it slower than plain operations; on nothing it gives NaN.
+    if here.compiler == "xla" or x.dtype == tf.float64 or x.shape[0] == 0:
         return False
-    return here.device == "cpu" or epsilon >= _FUSED_EPSILON_MIN
+    return x.shape.rank > 2 if here.device == "cpu" else epsilon >= _FUSED_EPSILON_MIN
 
 
 def _normalise_fused(
@@ -228,34 +243,47 @@ def _normalise(
     relu: bool,
     all_reduce_sum: AllReduceSum | None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Plain operations, which XLA fuses: a pass for the moments, one for y, two backward."""
+    """Plain operations, which XLA fuses: passes for the moments, for y, for the sums, for dx."""
     dtype = scale.dtype
-    real = None if mask is None else layout.per_example(mask)
-
-    def masked(value: tf.Tensor) -> tf.Tensor:
-        return value if real is None else tf.where(real, value, tf.zeros([], value.dtype))
+    real = [] if mask is None else [layout.per_example(mask)]
 
     def forward(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor) -> Any:
-        wide = tf.cast(x, dtype)
-        mean, variance, count = _moments(wide, layout, mask, masked)
+        mean, variance, count = _moments(x, layout, mask, real, dtype)
         if all_reduce_sum is not None:
             mean, variance, count = _combine(mean, variance, count, all_reduce_sum)
         deviation = tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
-        normal = (wide - layout.spread(mean)) * layout.spread(deviation)
-        y = masked(normal * layout.spread(scale) + layout.spread(offset))
+        factor = scale * deviation
+
+        def centre(x: tf.Tensor) -> tf.Tensor:
+            return tf.cast(x, dtype) - layout.spread(mean)
+
+        def affine(centred: tf.Tensor) -> tf.Tensor:
+            return centred * layout.spread(factor) + layout.spread(offset)
+
+        y = _masked(affine(centre(x)), real)
         y = tf.cast(tf.nn.relu(y) if relu else y, x.dtype)
 
         def backward(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            if relu:
-                dy = tf.where(y > 0, dy, tf.zeros([], dy.dtype))
-            dy = masked(tf.cast(dy, dtype))
-            doffset, dscale = layout.sums([dy, dy * normal])
+            def parts(dy: tf.Tensor, x: tf.Tensor, y: tf.Tensor, *real: tf.Tensor) -> Any:
+                centred = centre(x)
+                if relu:
+                    dy = _relu_gradient(dy, y, lambda: affine(centred))
+                return _masked(tf.cast(dy, dtype), real), centred
+
+            def summands(*slices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                dy, centred = parts(*slices)
+                return dy, dy * centred
+
+            doffset, dy_centred = pair_of_sums(summands, [dy, x, y, *real], layout)
+            dscale = dy_centred * deviation
             total = [doffset, dscale]
             if all_reduce_sum is not None:
                 total = tf.split(all_reduce_sum([tf.concat(total, 0)])[0], 2)
-            mean_dy, mean_dy_normal = (layout.spread(t / tf.maximum(count, 1)) for t in total)
-            dx = layout.spread(scale * deviation) * (dy - mean_dy - normal * mean_dy_normal)
-            return tf.cast(masked(dx), x.dtype), dscale, doffset
+            mean_dy, mean_dy_normal = (t / tf.maximum(count, 1) for t in total)
+            dy, centred = parts(dy, x, y, *real)
+            slope = layout.spread(mean_dy_normal * deviation)
+            dx = layout.spread(factor) * (dy - layout.spread(mean_dy) - centred * slope)
+            return tf.cast(_masked(dx, real), x.dtype), dscale, doffset
 
         return (y, mean, variance, count), backward
 
@@ -265,22 +293,39 @@ def _normalise(
     )
 
 
+def _masked(value: tf.Tensor, real: Sequence[tf.Tensor]) -> tf.Tensor:
+    """`value`, or 0 where there is a mask and it is False."""
+    return tf.where(real[0], value, tf.zeros([], value.dtype)) if real else value
+
+
+def _relu_gradient(dy: tf.Tensor, y: tf.Tensor, before: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """`dy` where the ReLU let through: XLA remakes its input sooner than it reads its output."""
+    if target.current().compiler == "xla":
+        return tf.where(before() > 0, dy, tf.zeros([], dy.dtype))
+    return tf.raw_ops.ReluGrad(gradients=dy, features=y)
+
+
 def _moments(
     x: tf.Tensor,
     layout: channels.Layout,
     mask: tf.Tensor | None,
-    masked: Callable[[tf.Tensor], tf.Tensor],
+    real: list[tf.Tensor],
+    dtype: tf.DType,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Mean, biased variance and count of this replica's real examples.
 
     Both sums are taken around a value near the mean (a real example's), so that subtracting the
     squares loses nothing at any mean.
     """
-    count = layout.count(x, x.dtype, mask)
-    about = tf.stop_gradient(layout.sample(x, mask))
-    centred = masked(x - layout.spread(about))
-    first, second = layout.sums([centred, tf.square(centred)])
-    first, second = first / tf.maximum(count, 1), second / tf.maximum(count, 1)
+    count = layout.count(x, dtype, mask)
+    about = tf.stop_gradient(tf.cast(layout.sample(x, mask), dtype))
+
+    def summands(x: tf.Tensor, *real: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        shifted = _masked(tf.cast(x, dtype) - layout.spread(about), real)
+        return shifted, tf.square(shifted)
+
+    sums = pair_of_sums(summands, [x, *real], layout)
+    first, second = (s / tf.maximum(count, 1) for s in sums)
     variance = tf.maximum(second - tf.square(first), 0)
     return tf.where(count > 0, about + first, 0), variance, count
 

@@ -40,12 +40,10 @@ class Layout:
         """[B] in a shape that broadcasts against the tensor."""
         return tf.reshape(value, [-1] + [1] * (self.rank - 1))
 
-    def sums(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Each tensor summed per channel: [C]."""
-        return [tf.reduce_sum(v, self.others) for v in values]
-
     def count(self, x: tf.Tensor, dtype: tf.DType, mask: tf.Tensor | None = None) -> tf.Tensor:
         """How many of x's values a channel has, in the examples where `mask` is True: a scalar."""
+        if mask is None and x.shape.is_fully_defined():
+            return tf.constant(x.shape.num_elements() // max(self.size, 1), dtype)
         shape = tf.shape(x, tf.int64)
         examples = shape[0] if mask is None else tf.math.count_nonzero(mask)
         each = tf.reduce_prod([shape[a] for a in self.others[1:]] or [tf.constant(1, tf.int64)])

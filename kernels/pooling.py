@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from kernels import channels, target, windows
@@ -73,23 +75,22 @@ def avg_pool2d(
 
 
 def _max_by_taps(x: tf.Tensor, window: windows.Window) -> tf.Tensor:
+    """Maximum of strided slices; the gradient goes where the number of the winning tap says."""
     size = windows.image_size(x, "max_pool2d")
     places = window.output_size(size)
-    lowest = tf.constant(-float("inf"), x.dtype)
     margins = [(0, 0), *window.margins(size), (0, 0)]
 
-    def forward(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def forward(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        lowest = tf.constant(-float("inf"), x.dtype)
         taps = window.taps(tf.pad(x, margins, constant_values=lowest), places)
-        y = taps[0]
-        for tap in taps[1:]:
+        y, winner = taps[0], tf.zeros_like(taps[0], tf.int32)
+        for number, tap in enumerate(taps[1:], start=1):
+            winner = tf.where(tap > y, number, winner)
             y = tf.maximum(y, tap)
 
         def backward(dy: tf.Tensor) -> tf.Tensor:
-            parts, free = [], tf.ones_like(y, tf.bool)
-            for tap in taps:
-                here = tf.logical_and(tap == y, free)
-                free = tf.logical_and(free, tap != y)
-                parts.append(tf.where(here, dy, tf.zeros([], dy.dtype)))
+            zero = tf.zeros([], dy.dtype)
+            parts = [tf.where(winner == number, dy, zero) for number in range(len(taps))]
             return window.spread(parts, size)
 
         return y, backward
@@ -98,12 +99,21 @@ def _max_by_taps(x: tf.Tensor, window: windows.Window) -> tf.Tensor:
 
 
 def _mean_by_taps(x: tf.Tensor, window: windows.Window) -> tf.Tensor:
+    """Mean of strided slices; padding is not counted."""
     size = windows.image_size(x, "avg_pool2d")
     places = window.output_size(size)
-    padded = tf.pad(x, [(0, 0), *window.margins(size), (0, 0)])
     rows, columns = window.counts(size)
     inverse = tf.constant([[[1.0 / (r * c)] for c in columns] for r in rows], x.dtype)
-    return tf.add_n(window.taps(padded, places)) * inverse
+
+    def forward(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        padded = tf.pad(x, [(0, 0), *window.margins(size), (0, 0)])
+
+        def backward(dy: tf.Tensor) -> tf.Tensor:
+            return window.spread([dy * inverse] * len(window.offsets()), size)
+
+        return tf.add_n(window.taps(padded, places)) * inverse, backward
+
+    return tf.custom_gradient(forward)(x)
 
 
 def _window_of(

@@ -55,15 +55,41 @@ class Window:
         ]
 
     def spread(self, parts: list[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
-        """The transpose of `taps` and padding: adds each tap's share to where it came from."""
-        (top, _), (left, _) = self.margins(size)
+        """The transpose of padding and `taps`: adds each tap's share to where it came from.
+
+        Pixels a stride apart hear from the same taps, so each such phase is a sum of shifted parts,
+        and the image is the phases interleaved. (Zeros put between a part's pixels would make XLA
+        test each pixel against each part.)
+        """
         places = self.output_size(size)
-        total: tf.Tensor | None = None
+        # Rows and columns of a phase: as many as the windows reach.
+        reach = [
+            places[a] + (self.size[a] - 1) * self.dilations[a] // self.strides[a] for a in (0, 1)
+        ]
+        phases: dict[tuple[int, int], tf.Tensor] = {}
         for (i, j), part in zip(self.offsets(), parts, strict=True):
-            placed = _place(part, 1, i - top, self.strides[0], places[0], size[0])
-            placed = _place(placed, 2, j - left, self.strides[1], places[1], size[1])
-            total = placed if total is None else total + placed
-        return total
+            (down, row), (right, column) = divmod(i, self.strides[0]), divmod(j, self.strides[1])
+            below, beyond = reach[0] - places[0] - down, reach[1] - places[1] - right
+            part = tf.pad(part, [(0, 0), (down, below), (right, beyond), (0, 0)])
+            phases[row, column] = phases[row, column] + part if (row, column) in phases else part
+        some = next(iter(phases.values()))
+        image = _interleave(
+            [
+                _interleave(
+                    [phases.get((i, j), tf.zeros_like(some)) for j in range(self.strides[1])], 2
+                )
+                for i in range(self.strides[0])
+            ],
+            1,
+        )
+        return self._without_margins(image, size)
+
+    def _without_margins(self, image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+        """Cuts the margins off a padded image; pixels that no window reached become 0."""
+        (top, _), (left, _) = self.margins(size)
+        image = image[:, top : top + size[0], left : left + size[1]]
+        missing = [(0, size[a] - image.shape[a + 1]) for a in (0, 1)]
+        return tf.pad(image, [(0, 0), *missing, (0, 0)])
 
     def counts(self, size: tuple[int, int]) -> tuple[list[int], list[int]]:
         """How many rows, and how many columns, of each window lie inside the image."""
@@ -90,22 +116,13 @@ class Window:
         return places, (total // 2, total - total // 2)
 
 
-def _place(
-    part: tf.Tensor, axis: int, start: int, stride: int, places: int, size: int
-) -> tf.Tensor:
-    """Puts `part`'s slices along `axis` at start, start + stride, ... of `size` zeros."""
-    if stride > 1:
-        shape = part.shape.as_list()
-        part = tf.expand_dims(part, axis + 1)
-        part = tf.pad(part, [(0, stride - 1) if a == axis + 1 else (0, 0) for a in range(5)])
-        shape = [-1 if a == 0 else shape[a] for a in range(4)]
-        shape[axis] = places * stride
-        part = tf.reshape(part, shape)
-    long = places * stride
-    first, last = max(-start, 0), min(long, size - start)
-    before, after = max(start, 0), max(size - start - long, 0)
-    part = part[:, first:last] if axis == 1 else part[:, :, first:last]
-    return tf.pad(part, [(before, after) if a == axis else (0, 0) for a in range(4)])
+def _interleave(images: list[tf.Tensor], axis: int) -> tf.Tensor:
+    """The images' slices along `axis` in turn: the first of each, the second of each, ..."""
+    if len(images) == 1:
+        return images[0]
+    shape = [-1, *images[0].shape[1:]]
+    shape[axis] *= len(images)
+    return tf.reshape(tf.stack(images, axis + 1), shape)
 
 
 def window(size: Pair, strides: Pair, padding: Padding, dilations: Pair, asker: str) -> Window:
