@@ -29,7 +29,7 @@ def training_feed(settings: Settings, data: Dataset, dtype: Any) -> loop.feeds.A
 
 def _scaled(data: Dataset, dtype: Any) -> Transform:
     def scale(batch: Batch) -> Batch:
-        return {**batch, "image": tf.cast(batch["image"], dtype) * tf.cast(data.scale, dtype)}
+        return {**batch, "image": tf.cast(batch["image"], dtype) * tf.constant(data.scale, dtype)}
 
     return scale
 

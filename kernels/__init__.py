@@ -1,6 +1,12 @@
 """Maths on tensors: no variables, no flags, no input or output."""
 
+from kernels.activations import gelu
+from kernels.affine import affine_transform
+from kernels.affine_maps import affine_matrices
+from kernels.attention import causal_attention
+from kernels.augment import Augmentation
 from kernels.batch_norm import Moments, batch_norm_inference, batch_norm_training
+from kernels.boxes import box_mask, cutout
 from kernels.clipping import (
     AdaptiveClip,
     ClipByGlobalNorm,
@@ -9,32 +15,53 @@ from kernels.clipping import (
     Clipped,
     global_norm,
 )
+from kernels.color import adjust_brightness, adjust_contrast, adjust_saturation
 from kernels.convolution import conv2d, depthwise_conv2d
+from kernels.layer_norm import layer_norm, rms_norm
 from kernels.losses import (
     huber,
+    sigmoid_cross_entropy,
     sigmoid_focal,
     softmax_cross_entropy,
     softmax_cross_entropy_soft,
 )
+from kernels.mixup import beta, cutmix, mixed_one_hot, mixup
 from kernels.pooling import avg_pool2d, max_pool2d
 from kernels.windows import Padding
 
 __all__ = [
     "AdaptiveClip",
+    "Augmentation",
     "ClipByGlobalNorm",
     "ClipByNorm",
     "ClipByValue",
     "Clipped",
     "Moments",
     "Padding",
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_saturation",
+    "affine_matrices",
+    "affine_transform",
     "avg_pool2d",
     "batch_norm_inference",
     "batch_norm_training",
+    "beta",
+    "box_mask",
+    "causal_attention",
     "conv2d",
+    "cutmix",
+    "cutout",
     "depthwise_conv2d",
+    "gelu",
     "global_norm",
     "huber",
+    "layer_norm",
     "max_pool2d",
+    "mixed_one_hot",
+    "mixup",
+    "rms_norm",
+    "sigmoid_cross_entropy",
     "sigmoid_focal",
     "softmax_cross_entropy",
     "softmax_cross_entropy_soft",

@@ -26,7 +26,7 @@ def _drawn(
     """A variable of normal values, each a function of (seed, name, place)."""
     rows = tf.range(shape[0])
     values = random.normal(seed, name, 0, rows, tuple(shape[1:]), dtype=dtype)
-    return tf.Variable(values * tf.cast(deviation, dtype), name=name)
+    return tf.Variable(values * tf.constant(deviation, dtype), name=name)
 
 
 def _filled(value: float, size: int, *, name: str, dtype: Any, trainable: bool) -> tf.Variable:
@@ -263,7 +263,7 @@ class Dropout:
             tuple(x.shape[1:]),
             keep=keep,
         )
-        return tf.where(kept, x * tf.cast(1.0 / keep, x.dtype), tf.zeros([], x.dtype))
+        return tf.where(kept, x * tf.constant(1.0 / keep, x.dtype), tf.zeros([], x.dtype))
 
 
 class LayerNorm(Module):
