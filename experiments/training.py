@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import platform
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import rich
@@ -22,7 +23,7 @@ from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
 from experiments.flags import Settings
-from loop import checkpoint, distribute, run_directory, run_lock
+from loop import checkpoint, cluster, distribute, run_directory, run_lock
 from loop.meter import peak_rss_bytes
 from loop.progress import Progress, summary
 from loop.signals import exit_code
@@ -76,12 +77,16 @@ def run(settings: Settings, data: Dataset) -> int:
     logging.getLogger("loop").setLevel(logging.INFO)
     total_steps = _total_steps(settings, data)
     replicas = _replicas(settings)
-    directory = Path(settings.directory) if settings.directory else _fresh_directory(settings)
+    logging.getLogger("loop").info("%s", replicas.description)
+    # Only the chief keeps files; the other workers get the state from it.
+    given = settings.directory or ("." if not replicas.is_chief else None)
+    directory = Path(given) if given else _fresh_directory(settings)
     with loop.StopSignals() as signals, Progress(total_steps) as progress:
         trainer = _trainer(settings, data, replicas, total_steps, directory, signals, progress)
         try:
             trainer.open()
-            (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
+            if replicas.is_chief:
+                (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
             trainer.train(until=total_steps)
             evaluation = trainer.evaluate()
         except _ONE_LINE as error:
@@ -89,21 +94,44 @@ def run(settings: Settings, data: Dataset) -> int:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 1 if isinstance(error, loop.NonFiniteError) else EXIT_BAD_INPUT
+        except tf.errors.OpError as error:
+            if replicas.workers == 1 or settings.debug:
+                raise
+            _leave_lost_run(replicas, error)
         finally:
             trainer.close()
-    result = _result(trainer, evaluation, signals.received)
+    if replicas.is_chief:
+        _write(settings, trainer, evaluation, directory)
+    return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
+
+
+def _leave_lost_run(replicas: distribute.Replicas, error: tf.errors.OpError) -> NoReturn:
+    """Ends the process at once: TensorFlow's own shutdown would wait for the lost worker."""
+    reason = str(error.message).splitlines()[0]
+    print(
+        f"error: worker {replicas.worker} of {replicas.workers} lost another worker ({reason[:200]}); "
+        "start all of them again: the run goes on from its last checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _write(
+    settings: Settings, trainer: loop.Trainer, evaluation: dict[str, float], directory: Path
+) -> None:
+    result = _result(trainer, evaluation)
     (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if settings.dump_weights:
         weights: dict[str, Any] = checkpoint.copy_to_host(trainer.state)
         np.savez(settings.dump_weights, **weights)
     _show(result, directory)
-    return exit_code(signals.received) if signals.received is not None else 0
 
 
 def _replicas(settings: Settings) -> distribute.Replicas:
     try:
         return distribute.make(settings.strategy, virtual_devices=settings.virtual_devices)
-    except ValueError as error:
+    except (ValueError, cluster.ClusterError) as error:
         raise InputError(
             f"--strategy={settings.strategy}",
             expected="devices for it",
@@ -157,7 +185,9 @@ def _trainer(
         evaluation=pipeline.evaluation(model, data, dtype),
         evaluate_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
-        actions=[loop.Every(settings.log_every, progress, at_end=True)],
+        actions=[loop.Every(settings.log_every, progress, at_end=True)]
+        if replicas.is_chief
+        else [],
         on_nonfinite=settings.on_nonfinite,
         max_nonfinite=settings.max_nonfinite,
         stop_signals=signals,
@@ -199,9 +229,7 @@ def _fresh_directory(settings: Settings) -> Path:
     raise InputError("--directory", expected="a free name", found=name, mend="give --directory")
 
 
-def _result(
-    trainer: loop.Trainer, evaluation: dict[str, float], signal_number: int | None
-) -> dict[str, Any]:
+def _result(trainer: loop.Trainer, evaluation: dict[str, float]) -> dict[str, Any]:
     meter = trainer.meter
     return {
         "step": int(trainer.global_step),
@@ -215,7 +243,7 @@ def _result(
         "examples_per_second": meter.examples_per_second,
         "seconds": dict(meter.seconds),
         "peak_rss_bytes": peak_rss_bytes(),
-        "interrupted": signal_number,
+        "interrupted": trainer.stop_signal,
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,

@@ -1,13 +1,23 @@
-"""Replicas: a thin wrapper over `tf.distribute` that the compiled loop runs steps through."""
+"""Replicas: a thin wrapper over `tf.distribute` that the compiled loop runs steps through.
+
+One strategy a process: two on virtual CPUs collide in their collectives.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+
+from loop.cluster import Cluster, ClusterError, meet
+from loop.cluster import from_environment as cluster_of
 
 T = TypeVar("T")
 
@@ -20,15 +30,22 @@ class Replicas:
       strategy: the `tf.distribute.Strategy`; None for one replica without one.
       count: replicas on all workers together.
       local_ids: the ids of this worker's replicas, in the strategy's order.
-      is_chief: whether this worker writes logs and checkpoints.
+      workers: number of workers (processes).
+      worker: this worker's index; worker 0 is the chief.
       description: what was chosen and why, for the log.
     """
 
     strategy: Any
     count: int
     local_ids: tuple[int, ...]
-    is_chief: bool
     description: str
+    workers: int = 1
+    worker: int = 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes logs and checkpoints."""
+        return self.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the variables of model, optimizer and counter are made."""
@@ -65,10 +82,70 @@ class Replicas:
         reduced: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
         return reduced
 
+    @functools.cached_property
+    def _host_sum(self) -> Callable[[Any], Any]:
+        """Sums a per-replica tensor from outside a step; a graph, since eager collectives crawl."""
+
+        def summed(share: Any) -> Any:
+            return self.run(lambda mine: self.all_reduce_sum([mine])[0], share)
+
+        compiled: Callable[[Any], Any] = tf.function(summed, autograph=False)
+        return compiled
+
+    def gather(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Every worker's numbers, on every worker: int64 [workers, len(numbers)].
+
+        A collective of the host: all workers must call it, in the same order.
+        """
+        if self.workers == 1:
+            return np.asarray([numbers], np.int64)
+        table = np.zeros([self.workers, len(numbers)], np.int64)
+        table[self.worker] = numbers
+        empty = tf.zeros_like(table)
+        share = self.per_replica(
+            lambda replica: tf.constant(table) if replica == self.local_ids[0] else empty
+        )
+        gathered: npt.NDArray[np.int64] = self.first(self._host_sum(share)).numpy()
+        return gathered
+
+    def broadcast_from_chief(self, state: Mapping[str, tf.Variable]) -> None:
+        """Gives every worker the chief's values, to the bit; nothing with one worker.
+
+        The values travel as integers, of which all but the chief's are zero, so that their sum is
+        exact; and no worker but the chief needs to read the run's directory.
+        """
+        if self.workers == 1:
+            return
+        for variable in state.values():
+            bits = _as_integers(variable.numpy())
+            kept = bits if self.is_chief else np.zeros_like(bits)
+            empty = np.zeros_like(bits)
+            share = self.per_replica(
+                lambda replica, kept=kept, empty=empty: tf.constant(
+                    kept if replica == self.local_ids[0] else empty
+                )
+            )
+            dtype = variable.dtype.as_numpy_dtype
+            value = (
+                self.first(self._host_sum(share))
+                .numpy()
+                .astype(_INTEGERS[np.dtype(dtype).itemsize])
+            )
+            variable.assign(value.view(dtype).reshape(variable.shape))
+
+
+_INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+
+def _as_integers(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The bits of each element as an int64 of its own: a type that every collective sums."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(_INTEGERS[flat.dtype.itemsize]).astype(np.int64)
+
 
 def single() -> Replicas:
     """One replica on the default device."""
-    return Replicas(None, 1, (0,), True, "single: one replica on the default device")
+    return Replicas(None, 1, (0,), "single: one replica on the default device")
 
 
 def mirrored(*, virtual_devices: int = 0) -> Replicas:
@@ -93,7 +170,7 @@ def mirrored(*, virtual_devices: int = 0) -> Replicas:
     strategy = tf.distribute.MirroredStrategy(devices)
     count = strategy.num_replicas_in_sync
     kind = "virtual CPUs" if virtual_devices else "GPUs"
-    return Replicas(strategy, count, tuple(range(count)), True, f"mirrored: {count} {kind}")
+    return Replicas(strategy, count, tuple(range(count)), f"mirrored: {count} {kind}")
 
 
 def split_cpu(count: int) -> None:
@@ -110,22 +187,61 @@ def split_cpu(count: int) -> None:
     tf.config.set_logical_device_configuration(cpu, parts)
 
 
+def multi_worker(cluster: Cluster | None = None, *, meet_seconds: float = 60.0) -> Replicas:
+    """This worker's part of a run on several processes or machines.
+
+    TensorFlow's server then listens on this worker's port on every interface, and trusts whoever
+    reaches it: keep the ports inside a network that you trust.
+
+    Args:
+      cluster: the workers; None for what TF_CONFIG or a Slurm job step names.
+      meet_seconds: how long to wait for all of them.
+
+    Raises:
+      ClusterError: where no cluster is named, it is named wrongly, or a worker is absent.
+    """
+    cluster = cluster or cluster_of(os.environ)
+    if cluster is None:
+        raise ClusterError("multi_worker: TF_CONFIG expected to name the workers, found unset")
+    meet(cluster, seconds=meet_seconds)
+    # One job of workers, whatever TF_CONFIG calls them: worker 0 is the chief to TensorFlow too.
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    count, workers = strategy.num_replicas_in_sync, len(cluster.workers)
+    local = count // workers
+    ids = tuple(range(cluster.index * local, (cluster.index + 1) * local))
+    description = f"multi_worker: worker {cluster.index} of {workers}, {local} replicas each"
+    return Replicas(strategy, count, ids, description, workers, cluster.index)
+
+
 def make(kind: str, *, virtual_devices: int = 0) -> Replicas:
     """Replicas by the name of their kind.
 
     Args:
-      kind: "single"; "mirrored"; "multi_worker"; or "auto": multi_worker where TF_CONFIG names a
-        cluster, mirrored where there are several GPUs or virtual devices, else single.
+      kind: "single"; "mirrored"; "multi_worker"; or "auto": multi_worker where TF_CONFIG or Slurm
+        names a cluster, mirrored where there are several GPUs or virtual devices, else single.
       virtual_devices: see `mirrored`.
 
     Raises:
       ValueError: on another kind, or where the kind does not fit the machine.
+      ClusterError: see `multi_worker`.
     """
     if kind == "auto":
         several = virtual_devices or len(tf.config.get_visible_devices("GPU")) > 1
         kind = "mirrored" if several else "single"
+        if cluster_of(os.environ) is not None:
+            kind = "multi_worker"
     if kind == "single":
         return single()
     if kind == "mirrored":
         return mirrored(virtual_devices=virtual_devices)
-    raise ValueError(f"distribute: kind must be single, mirrored or auto, got {kind!r}")
+    if kind == "multi_worker":
+        return multi_worker()
+    raise ValueError(
+        f"distribute: kind must be single, mirrored, multi_worker or auto, got {kind!r}"
+    )

@@ -60,6 +60,7 @@ class Trainer:
       rows: the last call's rows.
       evaluations: (step, results) of every evaluation since the start of this process.
       stop_reason: why training ended early; None if it did not.
+      stop_signal: the signal that ended it, on whichever worker it came; None without one.
       mode: the compile mode in use.
 
     Raises:
@@ -99,6 +100,7 @@ class Trainer:
         self.rows: Rows | None = None
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.stop_reason: str | None = None
+        self.stop_signal: int | None = None
         self._loop = autotune.choose(
             lambda mode: compiling.CompiledLoop(
                 step,
@@ -151,7 +153,7 @@ class Trainer:
         if self._ready:
             raise RuntimeError("Trainer: already open")
         restored = None
-        if self._directory is not None:
+        if self._directory is not None and self.replicas.is_chief:
             exactness = {"compile": self.mode, "replicas": self.replicas.count}
             with self.meter.phase("checkpoint"):
                 restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
@@ -162,6 +164,8 @@ class Trainer:
             if restored is not None:
                 _log.info("resumed from %s at step %d", restored.path, step)
                 self._saved_step = step
+        if self._directory is not None:
+            self.replicas.broadcast_from_chief(self.state)
         self._ready = True
         return restored
 
@@ -230,7 +234,9 @@ class Trainer:
         # Before the first step is timed, a call of many could take minutes.
         seconds = self.meter.seconds_per_step
         limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
-        return min(self._loop.steps_per_call, limit, max(boundary - step, 0))
+        count = min(self._loop.steps_per_call, limit, max(boundary - step, 0))
+        # Workers time their steps apart, and must make the same calls.
+        return int(self.replicas.gather([count])[:, 0].min())
 
     def _boundary(self, step: int) -> None:
         if self._directory is not None:
@@ -238,8 +244,11 @@ class Trainer:
         for every in self._actions:
             if every.is_due(step):
                 every.action(self)
-        if self._stop_signals is not None and self._stop_signals.received is not None:
-            self.stop(f"signal {self._stop_signals.received}")
+        received = self._stop_signals.received if self._stop_signals is not None else None
+        highest = int(self.replicas.gather([received or 0])[:, 0].max())
+        if highest:
+            self.stop_signal = highest
+            self.stop(f"signal {highest}")
 
     def _raise_nonfinite(self, outcome: compiling.Outcome) -> None:
         step = int(self.global_step)
@@ -282,7 +291,7 @@ class Trainer:
           CheckpointError: the save before this one failed.
         """
         step = int(self.global_step)
-        if self._directory is None or step == self._saved_step:
+        if self._directory is None or not self.replicas.is_chief or step == self._saved_step:
             return
         with self.meter.phase("checkpoint"):
             self._directory.save(step)

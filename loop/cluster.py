@@ -1,0 +1,214 @@
+"""The workers of a multi-worker run: who they are, and whether they are there.
+
+`tf.distribute.MultiWorkerMirroredStrategy` trains alone in silence on a misspelled TF_CONFIG, and
+with a worker absent its constructor blocks for minutes and ignores SIGTERM. So TF_CONFIG is checked
+here, and the workers meet on their own ports, with a deadline, before the strategy is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+_HELLO = b"tapestep worker %d of %d\n"
+_RETRY_SECONDS = 0.1
+
+
+class ClusterError(RuntimeError):
+    """TF_CONFIG cannot be used, or a worker is not there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The workers of a run.
+
+    Attributes:
+      workers: "host:port" of each; the first is the chief.
+      index: this worker's place in them.
+    """
+
+    workers: tuple[str, ...]
+    index: int
+
+
+def from_tf_config(text: str) -> Cluster:
+    """Reads TF_CONFIG: {"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}.
+
+    Args:
+      text: the variable's value; a "chief" job may stand beside the workers.
+
+    Raises:
+      ClusterError: in one line, on anything that TensorFlow would take for a run of one worker.
+    """
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ClusterError(f"TF_CONFIG: expected JSON, found {text[:80]!r} ({error})") from error
+    _check_keys(config, "TF_CONFIG", {"cluster": True, "task": True, "rpc_layer": False})
+    jobs, task = config["cluster"], config["task"]
+    _check_keys(jobs, "TF_CONFIG cluster", {"worker": False, "chief": False})
+    _check_keys(task, "TF_CONFIG task", {"type": True, "index": True})
+    workers: list[str] = []
+    for job in ("chief", "worker"):
+        addresses = jobs.get(job, [])
+        if not isinstance(addresses, list) or not all(_is_address(a) for a in addresses):
+            raise ClusterError(
+                f"TF_CONFIG cluster {job}: expected a list of 'host:port', found {addresses!r}"
+            )
+        if task["type"] == job:
+            index, offset, size = task["index"], len(workers), len(addresses)
+        workers += addresses
+    if task["type"] not in jobs:
+        raise ClusterError(
+            f"TF_CONFIG task type: expected one of {sorted(jobs)}, found {task['type']!r}"
+        )
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < size:
+        raise ClusterError(f"TF_CONFIG task index: expected 0 to {size - 1}, found {index!r}")
+    if len(set(workers)) != len(workers):
+        raise ClusterError(f"TF_CONFIG cluster: expected different addresses, found {workers}")
+    return Cluster(tuple(workers), offset + index)
+
+
+def from_slurm() -> Cluster:
+    """The cluster of a Slurm job step, by TensorFlow's own resolver.
+
+    Raises:
+      ClusterError: outside a Slurm job step.
+    """
+    try:
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        workers = resolver.cluster_spec().as_dict()["worker"]
+        return Cluster(tuple(workers), int(resolver.task_id))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ClusterError(f"slurm: expected a job step's variables, found {error}") from error
+
+
+def from_environment(environment: Mapping[str, str]) -> Cluster | None:
+    """The cluster that TF_CONFIG, or else a Slurm job step of several tasks, names; None if none.
+
+    Raises:
+      ClusterError: if it is named wrongly.
+    """
+    if "TF_CONFIG" in environment:
+        return from_tf_config(environment["TF_CONFIG"])
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return from_slurm()
+    return None
+
+
+def meet(cluster: Cluster, *, seconds: float) -> None:
+    """Waits until every worker has reached every other one.
+
+    Each worker listens on its own address and calls on the others; it leaves when it has called on
+    all and all have called on it, so that nobody waits for one that has left. Then the port is free
+    for TensorFlow's server.
+
+    Args:
+      cluster: the workers.
+      seconds: how long to wait for all of them.
+
+    Raises:
+      ClusterError: names the workers that did not come, or the port that is taken.
+    """
+    others = {index for index in range(len(cluster.workers)) if index != cluster.index}
+    if not others:
+        return
+    deadline = time.monotonic() + seconds
+    come: set[int] = set()
+    called: set[int] = set()
+    with _listener(cluster) as listener:
+        # Answering in a thread: two workers that call on each other must not wait for each other.
+        answers = threading.Thread(target=_answer, args=(listener, cluster, come), daemon=True)
+        answers.start()
+        while called | come != others or called != come:
+            if time.monotonic() > deadline:
+                missing = sorted(others - (called & come))
+                raise ClusterError(
+                    f"worker {cluster.index}: after {seconds:g} s without "
+                    + ", ".join(f"worker {i} at {cluster.workers[i]}" for i in missing)
+                    + "; start all workers with one TF_CONFIG, or see why these did not start"
+                )
+            called |= {index for index in others - called if _call_on(cluster, index)}
+            time.sleep(_RETRY_SECONDS)
+        listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+    answers.join()
+
+
+def _answer(listener: socket.socket, cluster: Cluster, come: set[int]) -> None:
+    """Notes the workers that call, until the listener is shut down."""
+    while (index := _received(listener, cluster)) is not None:
+        if index >= 0:
+            come.add(index)
+
+
+def _listener(cluster: Cluster) -> socket.socket:
+    host, port = _parts(cluster.workers[cluster.index])
+    try:
+        return socket.create_server((host, port), backlog=len(cluster.workers))
+    except OSError as error:
+        raise ClusterError(
+            f"worker {cluster.index}: cannot listen on {host}:{port} ({error.strerror}); choose a "
+            "free port and this machine's address in TF_CONFIG"
+        ) from error
+
+
+def _call_on(cluster: Cluster, index: int) -> bool:
+    """Tells another worker that this one is here; whether it heard."""
+    try:
+        with socket.create_connection(_parts(cluster.workers[index]), timeout=1) as connection:
+            connection.sendall(_HELLO % (cluster.index, len(cluster.workers)))
+            connection.shutdown(socket.SHUT_WR)
+            return connection.recv(16) == b"seen"
+    except OSError:
+        return False
+
+
+def _received(listener: socket.socket, cluster: Cluster) -> int | None:
+    """The worker that called; -1 for a stranger, None once the listener is shut down."""
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return None
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(1)
+        hello = connection.makefile("rb").readline(64)
+        for index in range(len(cluster.workers)):
+            if hello == _HELLO % (index, len(cluster.workers)):
+                connection.sendall(b"seen")
+                return index
+    return -1
+
+
+def _parts(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _is_address(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    host, _, port = value.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+
+
+def _check_keys(value: Any, where: str, allowed: Mapping[str, bool]) -> None:
+    """Refuses an object with a key missing or one that is not known: TensorFlow ignores both."""
+    if not isinstance(value, dict):
+        raise ClusterError(f"{where}: expected an object, found {value!r}")
+    for key in value:
+        if key not in allowed:
+            close = difflib.get_close_matches(key, allowed, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ClusterError(f"{where}: expected {sorted(allowed)}, found {key!r}{hint}")
+    for key, required in allowed.items():
+        if required and key not in value:
+            raise ClusterError(f"{where}: expected {key!r}, found only {sorted(value)}")
