@@ -1,0 +1,1 @@
+"""The benchmarks: the steps race against other frameworks, the kernels, the replicas."""

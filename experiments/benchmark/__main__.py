@@ -1,0 +1,107 @@
+"""Measures ours against others, side by side, and writes a JSON file.
+
+    python -m experiments.benchmark steps --json=FILE [--quick] [--workloads=...] [--peers=...]
+    python -m experiments.benchmark kernels --json=FILE [--quick]
+
+`steps` races whole training steps against other frameworks (`make bench-peers` installs them),
+`kernels` our kernels against TensorFlow's plain forms and Keras's layers. Every contender runs in
+each of at least five rounds, and a ratio is the median over the rounds of ours / theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from absl import app, flags
+
+from experiments.benchmark import race, timing, workloads
+from experiments.entry import run_main
+from experiments.errors import InputError, alternatives
+
+_JSON = flags.DEFINE_string("json", None, "where to write the results", required=True)
+_QUICK = flags.DEFINE_bool("quick", False, "a short run: fewer workloads, shorter rounds")
+_WORKLOADS = flags.DEFINE_list(
+    "workloads", [], f"of {', '.join(workloads.WORKLOADS)}; all if empty"
+)
+_PEERS = flags.DEFINE_list("peers", [], f"of {', '.join(race.CONTENDERS)}; all if empty")
+_ROUNDS = flags.DEFINE_integer("rounds", timing.MIN_ROUNDS, "rounds", lower_bound=timing.MIN_ROUNDS)
+_SECONDS = flags.DEFINE_float("round_seconds", 1.0, "a contender's time in a round", lower_bound=0)
+
+QUICK_WORKLOADS = ("tiny",)
+QUICK_SECONDS = 0.3
+
+
+def _selected(flag: str, names: list[str], known: list[str], default: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(
+            f"--{flag}",
+            expected=f"names among {', '.join(known)}",
+            found=", ".join(unknown),
+            mend="correct the spelling, or leave the flag out for all",
+        )
+    return names or default
+
+
+def _steps() -> dict[str, Any]:
+    known = list(workloads.WORKLOADS)
+    default = list(QUICK_WORKLOADS) if _QUICK.value else known
+    peers = _selected("peers", _PEERS.value, list(race.CONTENDERS), list(race.CONTENDERS))
+    seconds = QUICK_SECONDS if _QUICK.value else _SECONDS.value
+    chosen = _selected("workloads", _WORKLOADS.value, known, default)
+    return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
+
+
+def _kernels() -> dict[str, Any]:
+    # Imports TensorFlow, which the race of whole steps leaves to its contenders.
+    from experiments.benchmark import kernel_race
+
+    return kernel_race.run(quick=_QUICK.value, rounds=_ROUNDS.value)
+
+
+BENCHMARKS = {"steps": _steps, "kernels": _kernels}
+
+
+def _parse(argv: list[str]) -> str:
+    """The benchmark's name."""
+    app.define_help_flags()
+    try:
+        _, *names = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(
+            "flags",
+            expected="the flags that --help lists",
+            found=str(error).splitlines()[0],
+            mend="give --json=FILE and correct the flag",
+        ) from error
+    if len(names) != 1 or names[0] not in BENCHMARKS:
+        raise InputError(
+            "benchmark",
+            expected=f"one name, {alternatives(BENCHMARKS)}",
+            found=" ".join(names) or "none",
+            mend="python -m experiments.benchmark steps --json=FILE",
+        )
+    return str(names[0])
+
+
+def main(argv: list[str]) -> None:
+    """Runs the named benchmark and writes its result."""
+    name = _parse(argv)
+    path = pathlib.Path(_JSON.value)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise InputError(
+            "--json",
+            expected="a file that can be written",
+            found=f"{path}: {error.strerror}",
+            mend="name another file",
+        ) from error
+    path.write_text(json.dumps(BENCHMARKS[name](), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,6 @@
+"""Contender orbit_graph: see `orbit_trainer`."""
+
+from experiments.benchmark.peers import orbit_trainer, worker
+
+if __name__ == "__main__":
+    worker.serve(orbit_trainer.graph)

@@ -1,0 +1,47 @@
+"""Contender plain_graph: a Keras model, a gradient tape, a tf.function, a Python loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from experiments.benchmark import workloads
+from experiments.benchmark.peers import keras_models, worker
+
+
+class PlainGraph:
+    """The loop every TensorFlow guide begins with."""
+
+    def __init__(self, workload: workloads.Workload, _: int) -> None:
+        self._batches = iter(keras_models.dataset(workload))
+        model = keras_models.build(keras, workload)
+        variables = model.trainable_variables
+        optimizer = keras_models.optimizer(keras, clip=True)
+        optimizer.build(variables)
+        loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+        @tf.function  # type: ignore[untyped-decorator]
+        def train_step(x: Any, y: Any) -> Any:
+            with tf.GradientTape() as tape:
+                loss = loss_fn(y, model(x, training=True))
+            gradients = tape.gradient(loss, [v.value for v in variables])
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            return loss
+
+        self._step = train_step
+
+    def first_losses(self, count: int) -> list[float]:
+        """Each of the first steps' losses."""
+        return [float(self._step(*next(self._batches))) for _ in range(count)]
+
+    def run(self, steps: int) -> None:
+        """Trains, then waits for the last loss."""
+        for _ in range(steps):
+            loss = self._step(*next(self._batches))
+        loss.numpy()
+
+
+if __name__ == "__main__":
+    worker.serve(PlainGraph)

@@ -1,0 +1,108 @@
+"""Contender tapestep: ours, through the public API."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+import kernels
+import loop
+from experiments.benchmark import workloads
+from experiments.benchmark.peers import kernel_models, worker
+from loop import feeds, layers, optimizers, schedules
+
+
+class Model(loop.Module):
+    """Named weights and the BatchNorm layers."""
+
+    def __init__(self, workload: workloads.Workload) -> None:
+        self.workload = workload
+        self.weights: dict[str, tf.Variable] = {}
+        self.batch_norms: list[layers.BatchNorm] = []
+        for name, value in kernel_models.initial_weights(workload).items():
+            if name.endswith("/gamma"):
+                self.batch_norms.append(
+                    layers.BatchNorm(
+                        len(value),
+                        name=name.split("/")[0],
+                        momentum=workloads.BATCH_NORM_MOMENTUM,
+                        epsilon=workloads.BATCH_NORM_EPSILON,
+                    )
+                )
+            elif not name.endswith("/beta"):
+                self.weights[name] = tf.Variable(value, name=name)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The logits in training."""
+
+        def batch_norm(i: int, x: tf.Tensor, relu: bool) -> tf.Tensor:
+            layer = self.batch_norms[i]
+            layer.relu = relu
+            return layer(x, training=True)
+
+        return kernel_models.logits(self.workload, self.weights, x, batch_norm)
+
+
+class Tapestep:
+    """A Trainer over a resident feed in the order of storage."""
+
+    def __init__(
+        self,
+        workload: workloads.Workload,
+        steps_per_call: int,
+        *,
+        sparse: optimizers.base.Sparse = "exact",
+    ) -> None:
+        model = Model(workload)
+        schedule = schedules.exponential_decay(
+            workloads.LEARNING_RATE,
+            decay_steps=workloads.DECAY_STEPS,
+            decay_rate=workloads.DECAY_RATE,
+        )
+        optimizer = optimizers.Adam(
+            schedule,
+            beta1=workloads.BETA_1,
+            beta2=workloads.BETA_2,
+            epsilon=workloads.EPSILON,
+            sparse=sparse,
+        )
+
+        def loss_fn(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+            loss = kernels.softmax_cross_entropy(batch["y"], model(batch["x"]))
+            return tf.reduce_mean(loss, -1) if workload.family == "transformer" else loss
+
+        self._losses: list[float] = []
+        self._wanted = 0
+        x, y = workloads.examples(workload)
+        step = loop.GradientStep(
+            loss_fn,
+            model.trainable_variables,
+            optimizer,
+            clip=kernels.ClipByGlobalNorm(workloads.CLIP_NORM),
+        )
+        self._trainer = loop.Trainer(
+            step=step,
+            feed=feeds.Arrays({"x": x, "y": y}, batch_size=workload.batch, shuffle=False),
+            state={"model": model, "optimizer": optimizer},
+            compile="auto",
+            steps_per_call=steps_per_call,
+            writers=[self._collect],
+        )
+        self.note = f"compile={self._trainer.mode}, steps_per_call={self._trainer.steps_per_call}"
+
+    def _collect(self, rows: loop.Rows) -> None:
+        if len(self._losses) < self._wanted:
+            self._losses += rows["loss"].tolist()
+
+    def first_losses(self, count: int) -> list[float]:
+        """The losses in the rows of the first steps."""
+        self._wanted = count
+        self._trainer.train(until=count)
+        return self._losses
+
+    def run(self, steps: int) -> None:
+        """Trains; every call ends with its rows on the host."""
+        self._trainer.train(until=int(self._trainer.global_step) + steps)
+
+
+if __name__ == "__main__":
+    worker.serve(Tapestep)

@@ -1,0 +1,117 @@
+"""A contender's side of the race: builds the step, then answers the parent's orders.
+
+Lines on stdin and stdout, one JSON object each way:
+
+    worker: {"ready": {"compile_s": s, "losses": [...], "note": text, "ms": ms, "versions": {...}}}
+    parent: go N
+    worker: {"ms": milliseconds a step, "peak_rss_bytes": bytes}
+    parent: quit
+
+Whatever a library prints goes to stderr, so that it cannot be taken for an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from experiments.benchmark import workloads
+
+CHECKED_STEPS = 3
+
+
+class Contender(Protocol):
+    """A step built and ready to be timed."""
+
+    def first_losses(self, count: int) -> list[float]:
+        """Trains on batches 0 .. count-1 from the initial weights; each step's loss."""
+
+    def run(self, steps: int) -> float | None:
+        """Trains `steps` steps and fetches the last result.
+
+        Returns:
+          The seconds it took, or None to be timed from outside.
+        """
+
+
+Build = Callable[[workloads.Workload, int], Contender]
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident set of this process so far.
+
+    Linux's `ru_maxrss` starts at the parent's size at fork; VmHWM belongs to this program alone.
+    """
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+DISTRIBUTIONS = (
+    *("tensorflow", "keras", "tf_keras", "tf-models-official"),
+    *("jax", "jaxlib", "optax", "torch", "numpy"),
+)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _timed(contender: Contender, steps: int) -> float:
+    started = time.perf_counter()
+    seconds = contender.run(steps)
+    elapsed = time.perf_counter() - started
+    return (elapsed if seconds is None else seconds) * 1e3 / steps
+
+
+def serve(build: Build) -> None:
+    """Runs the worker: builds, warms up, and answers until `quit` or the end of stdin."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workload", required=True, choices=sorted(workloads.WORKLOADS))
+    parser.add_argument("--steps_per_call", type=int, default=0)
+    arguments = parser.parse_args()
+    workload = workloads.WORKLOADS[arguments.workload]
+    steps_per_call = arguments.steps_per_call or workload.steps_per_call
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, object]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    started = time.perf_counter()
+    contender = build(workload, steps_per_call)
+    losses = contender.first_losses(CHECKED_STEPS)
+    contender.run(steps_per_call)
+    compile_s = time.perf_counter() - started
+    ready = {
+        "compile_s": compile_s,
+        "losses": losses,
+        "ms": _timed(contender, steps_per_call),
+        "note": getattr(contender, "note", ""),
+        "versions": _versions(),
+    }
+    answer({"ready": ready})
+    for line in sys.stdin:
+        order = line.split()
+        if order[:1] != ["go"]:
+            break
+        answer({"ms": _timed(contender, int(order[1])), "peak_rss_bytes": peak_rss_bytes()})
