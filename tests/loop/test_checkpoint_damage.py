@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from loop import checkpoint
+from loop.checkpoint.manifest import decode
 
 FILES = ("manifest.json", "state.index", "state.data-00000-of-00001")
 
@@ -223,3 +224,17 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     assert "a symbolic link, not a directory: refused" in restored.skipped[0]
     assert checkpoint.retain(run, 1) == []  # a link is nothing of ours to delete
     assert checkpoint.verify(outside) == []
+
+
+def test_no_bit_of_a_manifest_can_flip_unnoticed(tmp_path: Path) -> None:
+    """Each byte of the manifest with one bit flipped is refused: metadata and white space too."""
+    metadata = {"seed": 3, "configuration": {"rate": 0.1, "name": "a"}}
+    path = checkpoint.save(tmp_path, 1, make_state(1), metadata)
+    content = (path / "manifest.json").read_bytes()
+    assert decode(content).metadata == metadata
+    bits = np.random.default_rng(0).integers(8, size=len(content))
+    for place, bit in enumerate(bits):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        with pytest.raises(ValueError, match=r"manifest\.json: "):
+            decode(bytes(flipped))
