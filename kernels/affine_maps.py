@@ -51,13 +51,9 @@ def affine_matrices(
     """
     cosine, sine = _cosine(rotation), _sine(rotation)
     # rotation @ shear has the closed form [[cos r, -sin(r + s)], [sin r, cos(r + s)]].
-    tilted_cosine, tilted_sine = (
-        (cosine, sine)
-        if isinstance(shear, float) and shear == 0.0
-        else (_cosine(rotation + shear), _sine(rotation + shear))
-    )
-    a0, a1 = cosine * zoom_x, -tilted_sine * zoom_y
-    b0, b1 = sine * zoom_x, tilted_cosine * zoom_y
+    tilt = rotation if isinstance(shear, float) and shear == 0.0 else rotation + shear
+    a0, a1 = cosine * zoom_x, -_sine(tilt) * zoom_y
+    b0, b1 = sine * zoom_x, _cosine(tilt) * zoom_y
     offset_x = cosine * shift_x - sine * shift_y + a0 * window_x + a1 * window_y
     offset_y = sine * shift_x + cosine * shift_y + b0 * window_x + b1 * window_y
     a0, a1 = a0 * window_width, a1 * window_height

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kernels import inverse_cdf, mixup, random
+from kernels import inverse_cdf, random
+from kernels.mixup import _lower_quantile, beta, cutmix, mixed_one_hot, mixup
 from tests.kernels.test_affine import forms, random_images
 from tests.kernels.test_random import kolmogorov_smirnov
 
@@ -24,7 +25,7 @@ def at(count: int) -> dict[str, Any]:
 
 def shares(count: int, stream: str, alpha: float) -> Any:
     """The Beta draws of the file's seed."""
-    return mixup.beta(SEED, stream, STEP, tf.range(count), alpha=alpha).numpy()
+    return beta(SEED, stream, STEP, tf.range(count), alpha=alpha).numpy()
 
 
 CLOSED_FORMS: dict[float, Callable[[Any], Any]] = {
@@ -39,11 +40,11 @@ CLOSED_FORMS: dict[float, Callable[[Any], Any]] = {
 def test_beta_quantiles_invert_the_closed_forms(alpha: float) -> None:
     """The tabulated function inverts Beta's distribution where that has a closed form."""
     tail = np.concatenate([2.0 ** -np.arange(1.0, 33.0), np.linspace(1e-3, 0.5, 99)])
-    got = mixup._lower_quantile(tail, alpha)
+    got = _lower_quantile(tail, alpha)
     np.testing.assert_allclose(CLOSED_FORMS[alpha](got), tail, rtol=1e-11)
     words = random.bits(SEED, "b", STEP, tf.range(20_000)).numpy()
     below = ((words & 0x7FFFFFFF) | 1) * 2.0**-32
-    exact = mixup._lower_quantile(below, alpha)
+    exact = _lower_quantile(below, alpha)
     want = np.where(words >> np.uint32(31) == 0, 1 - exact, exact)
     np.testing.assert_allclose(shares(20_000, "b", alpha), want, rtol=0, atol=2e-6)
     assert kolmogorov_smirnov(shares(20_000, "b", alpha), CLOSED_FORMS[alpha]) < 1.95
@@ -70,7 +71,7 @@ def test_draws_and_mixes_agree_on_every_target() -> None:
     def all_kinds(images: tf.Tensor, partners: tf.Tensor) -> Any:
         return [
             kind(images, partners, alpha=alpha, **at(9))
-            for kind in (mixup.mixup, mixup.cutmix)
+            for kind in (mixup, cutmix)
             for alpha in (0.2, 1.0)
         ]
 
@@ -86,7 +87,7 @@ def test_mixup_is_the_weighted_mean(dtype: Any) -> None:
     """Images are share * image + (1 - share) * partner, rounded once to their dtype."""
     images = tf.cast(random_images(20, 4, 5, 2), dtype)
     partners = tf.cast(random_images(20, 4, 5, 2, seed=8), dtype)
-    mixed, share = mixup.mixup(images, partners, alpha=0.4, **at(20))
+    mixed, share = mixup(images, partners, alpha=0.4, **at(20))
     np.testing.assert_array_equal(share, shares(20, "mixup/share", 0.4))
     weight = share.numpy().astype(np.float64)[:, None, None, None]
     own, other = (tf.cast(value, tf.float64).numpy() for value in (images, partners))
@@ -103,9 +104,7 @@ def test_cutmix_pastes_the_drawn_rectangle(dtype: Any) -> None:
     rng = np.random.default_rng(2)
     images = rng.integers(0, 100, (60, 9, 12, 2))
     partners = rng.integers(100, 200, (60, 9, 12, 2))
-    mixed, share = mixup.cutmix(
-        tf.cast(images, dtype), tf.cast(partners, dtype), alpha=1.0, **at(60)
-    )
+    mixed, share = cutmix(tf.cast(images, dtype), tf.cast(partners, dtype), alpha=1.0, **at(60))
     side = np.sqrt(1 - shares(60, "cutmix/share", 1.0).astype(np.float64))
     centers = random.uniform(SEED, "cutmix/center", STEP, tf.range(60), (2,)).numpy()
     want = images.copy()
@@ -127,11 +126,11 @@ def test_cutmix_pastes_the_drawn_rectangle(dtype: Any) -> None:
 def test_labels_are_mixed_by_the_share() -> None:
     """Rows hold share on the label and the rest on the partner's; equal labels give one."""
     labels, partners = tf.constant([2, 0, 1]), tf.constant([0, 0, 3])
-    got = mixup.mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4)
+    got = mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4)
     np.testing.assert_allclose(
         got, [[0.7, 0.0, 0.3, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], rtol=0, atol=1e-7
     )
-    half = mixup.mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4, tf.bfloat16)
+    half = mixed_one_hot(labels, partners, tf.constant([0.3, 0.9, 1.0]), 4, tf.bfloat16)
     assert half.dtype == tf.bfloat16
 
 
@@ -139,7 +138,7 @@ def test_empty_batch_and_single_pixel() -> None:
     """No example, and images of one pixel, come back in their shapes."""
     for shape in ((0, 3, 3, 1), (4, 1, 1, 1)):
         images = tf.ones(shape)
-        for kind in (mixup.mixup, mixup.cutmix):
+        for kind in (mixup, cutmix):
             mixed, share = kind(images, 2 * images, alpha=1.0, **at(shape[0]))
             assert mixed.shape == shape
             assert share.shape == shape[:1]
@@ -151,13 +150,13 @@ def test_wrong_arguments_raise() -> None:
     images = tf.ones([2, 3, 3, 1])
     for alpha in (0.0, -1.0, math.inf, math.nan, 101.0):
         with pytest.raises(ValueError, match="alpha"):
-            mixup.mixup(images, images, alpha=alpha, **at(2))
+            mixup(images, images, alpha=alpha, **at(2))
     with pytest.raises(ValueError, match="shape"):
-        mixup.cutmix(images, images[:1], alpha=1.0, **at(2))
+        cutmix(images, images[:1], alpha=1.0, **at(2))
     with pytest.raises(TypeError, match="dtype"):
-        mixup.cutmix(images, tf.cast(images, tf.float64), alpha=1.0, **at(2))
+        cutmix(images, tf.cast(images, tf.float64), alpha=1.0, **at(2))
     with pytest.raises(TypeError, match="float images"):
-        mixup.mixup(tf.cast(images, tf.uint8), tf.cast(images, tf.uint8), alpha=1.0, **at(2))
+        mixup(tf.cast(images, tf.uint8), tf.cast(images, tf.uint8), alpha=1.0, **at(2))
 
 
 def test_table_of_any_symmetric_distribution() -> None:
