@@ -4,8 +4,8 @@
 
 Each worker gets a TF_CONFIG that names them all on loopback; its output is passed through, each
 line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL ten seconds
-later. SIGTERM and SIGINT are handed on to the workers. Exit status: 0 if all ended with 0, else that
-of the first that did not.
+later. SIGTERM and SIGINT are handed on to the workers. Exit status: 0 if all ended with 0, else
+that of the first that did not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 from absl import flags
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[int, list[str]]:
-    values = flags.FlagValues()
+    values: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
     flags.DEFINE_integer("workers", 2, "How many to start.", lower_bound=1, flag_values=values)
     own, command = argv, []
     if "--" in argv:
@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> tuple[int, list[str]]:
             found=" ".join(rest) or "none",
             mend="python -m experiments.launch --workers=2 -- python -m experiments.train ...",
         )
-    return values.workers, command
+    return int(values.workers), command
 
 
 def _start(workers: int, command: Sequence[str]) -> list[subprocess.Popen[str]]:

@@ -109,7 +109,7 @@ def _leave_lost_run(replicas: distribute.Replicas, error: tf.errors.OpError) -> 
     """Ends the process at once: TensorFlow's own shutdown would wait for the lost worker."""
     reason = str(error.message).splitlines()[0]
     print(
-        f"error: worker {replicas.worker} of {replicas.workers} lost another worker ({reason[:200]}); "
+        f"error: worker {replicas.worker} of {replicas.workers} lost another ({reason[:200]}); "
         "start all of them again: the run goes on from its last checkpoint",
         file=sys.stderr,
         flush=True,

@@ -82,12 +82,22 @@ class Replicas:
         reduced: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
         return reduced
 
+    def _from_first(self, array: npt.NDArray[np.int64]) -> Any:
+        """A per-replica value: the array on this worker's first replica, zeros on its others."""
+
+        def share(replica: int) -> tf.Tensor:
+            first = replica == self.local_ids[0]
+            return tf.constant(array if first else np.zeros_like(array))
+
+        return self.per_replica(share)
+
     @functools.cached_property
     def _host_sum(self) -> Callable[[Any], Any]:
         """Sums a per-replica tensor from outside a step; a graph, since eager collectives crawl."""
 
         def summed(share: Any) -> Any:
-            return self.run(lambda mine: self.all_reduce_sum([mine])[0], share)
+            # The identity gives the argument this replica's device, which the collective asks for.
+            return self.run(lambda mine: self.all_reduce_sum([tf.identity(mine)])[0], share)
 
         compiled: Callable[[Any], Any] = tf.function(summed, autograph=False)
         return compiled
@@ -101,10 +111,7 @@ class Replicas:
             return np.asarray([numbers], np.int64)
         table = np.zeros([self.workers, len(numbers)], np.int64)
         table[self.worker] = numbers
-        empty = tf.zeros_like(table)
-        share = self.per_replica(
-            lambda replica: tf.constant(table) if replica == self.local_ids[0] else empty
-        )
+        share = self._from_first(table)
         gathered: npt.NDArray[np.int64] = self.first(self._host_sum(share)).numpy()
         return gathered
 
@@ -119,12 +126,7 @@ class Replicas:
         for variable in state.values():
             bits = _as_integers(variable.numpy())
             kept = bits if self.is_chief else np.zeros_like(bits)
-            empty = np.zeros_like(bits)
-            share = self.per_replica(
-                lambda replica, kept=kept, empty=empty: tf.constant(
-                    kept if replica == self.local_ids[0] else empty
-                )
-            )
+            share = self._from_first(kept)
             dtype = variable.dtype.as_numpy_dtype
             value = (
                 self.first(self._host_sum(share))
