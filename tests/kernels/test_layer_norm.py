@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import layer_norm as norms
+import kernels
 from kernels import target
 from tests.kernels.transformer_case import COMPILERS, check_derivatives, value_and_gradients
 
@@ -39,8 +39,8 @@ def test_norms_equal_truth_under_every_compiler(dtype):
     truth = np.concatenate([_layer_truth(x, scale, offset, 1e-3), _rms_truth(x, scale)])
 
     def both(x, scale, offset):
-        layer = norms.layer_norm(x, scale, offset, epsilon=1e-3)
-        return tf.concat([layer, norms.rms_norm(x, scale)], 0)
+        layer = kernels.layer_norm(x, scale, offset, epsilon=1e-3)
+        return tf.concat([layer, kernels.rms_norm(x, scale)], 0)
 
     _, exact = value_and_gradients(both, [tf.constant(a) for a in (x, scale, offset)], "eager")
     for compiler in COMPILERS:
@@ -65,8 +65,8 @@ def test_norms_equal_truth_under_every_compiler(dtype):
 def test_derivatives_equal_finite_differences(compiler):
     """First and second derivatives in x, scale and offset, in the form of each compiler."""
     inputs = _inputs((2, 3, 5))
-    check_derivatives(lambda *a: norms.layer_norm(*a, epsilon=1e-3), inputs, compiler)
-    check_derivatives(lambda *a: norms.rms_norm(*a, epsilon=1e-3), inputs[:2], compiler)
+    check_derivatives(lambda *a: kernels.layer_norm(*a, epsilon=1e-3), inputs, compiler)
+    check_derivatives(lambda *a: kernels.rms_norm(*a, epsilon=1e-3), inputs[:2], compiler)
 
 
 def test_forms_for_a_gpu_agree():
@@ -76,7 +76,7 @@ def test_forms_for_a_gpu_agree():
     for device in ("cpu", "gpu"):
         with target.tracing_for("graph", device), tf.GradientTape() as tape:
             tape.watch(inputs)
-            value = norms.layer_norm(*inputs) * norms.rms_norm(*inputs[:2])
+            value = kernels.layer_norm(*inputs) * kernels.rms_norm(*inputs[:2])
         results.append([value, *tape.gradient(value, inputs)])
     for cpu, gpu in zip(*results, strict=True):
         np.testing.assert_allclose(cpu, gpu, rtol=1e-11, atol=1e-11)
@@ -89,11 +89,11 @@ def test_a_large_mean_is_stable(compiler):
     x = rng.normal(1e4, 1.0, (64, 128)).astype(np.float32)
     scale, offset = (value.astype(np.float32) for value in _inputs((1, 128))[1:])
     value, gradients = value_and_gradients(
-        norms.layer_norm, [tf.constant(a) for a in (x, scale, offset)], compiler
+        kernels.layer_norm, [tf.constant(a) for a in (x, scale, offset)], compiler
     )
     np.testing.assert_allclose(value, _layer_truth(x, scale, offset), atol=5e-3)
     exact = value_and_gradients(
-        norms.layer_norm, [tf.constant(a, tf.float64) for a in (x, scale, offset)], "eager"
+        kernels.layer_norm, [tf.constant(a, tf.float64) for a in (x, scale, offset)], "eager"
     )[1]
     np.testing.assert_allclose(gradients[0], exact[0], atol=2e-2)
 
@@ -110,8 +110,8 @@ def test_norms_equal_keras():
     x = tf.constant(x)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
-        ours = norms.layer_norm(x, scale, offset, epsilon=1e-5)
-        ours_rms = norms.rms_norm(x, scale, epsilon=1e-5)
+        ours = kernels.layer_norm(x, scale, offset, epsilon=1e-5)
+        ours_rms = kernels.rms_norm(x, scale, epsilon=1e-5)
         theirs, theirs_rms = layer(x), rms(x)
     for mine, their in ((ours, theirs), (ours_rms, theirs_rms)):
         np.testing.assert_allclose(mine, their, rtol=1e-5, atol=1e-5)
@@ -128,16 +128,16 @@ def test_norms_equal_keras():
 def test_any_shape(shape, width):
     """Any leading shape, empty too, and any width down to one."""
     x, scale, offset = _inputs((*shape, width))
-    got = norms.layer_norm(x, scale, offset, epsilon=1e-2)
+    got = kernels.layer_norm(x, scale, offset, epsilon=1e-2)
     np.testing.assert_allclose(got, _layer_truth(x, scale, offset, 1e-2), rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(norms.rms_norm(x, scale), _rms_truth(x, scale), rtol=1e-11)
+    np.testing.assert_allclose(kernels.rms_norm(x, scale), _rms_truth(x, scale), rtol=1e-11)
 
 
 def test_unknown_batch_and_mixed_precision():
     """The leading axes may be unknown, and the parameters wider than x, as in mixed precision."""
     x, scale, offset = _inputs((3, 4, 6))
     call = tf.function(
-        norms.layer_norm,
+        kernels.layer_norm,
         input_signature=[
             tf.TensorSpec([None, None, 6], tf.bfloat16),
             tf.TensorSpec([6], tf.float32),
@@ -153,12 +153,12 @@ def test_unknown_batch_and_mixed_precision():
 
 X, W = np.ones((3, 4), np.float32), np.ones(4, np.float32)
 BAD = {
-    "epsilon": lambda: norms.layer_norm(X, W, W, epsilon=0.0),
-    "epsilon nan": lambda: norms.rms_norm(X, W, epsilon=float("nan")),
-    "integer": lambda: norms.rms_norm(X.astype(int), W),
-    "scalar": lambda: norms.rms_norm(np.float32(1.0), W),
-    "scale": lambda: norms.rms_norm(X, W[:3]),
-    "offset": lambda: norms.layer_norm(X, W, W[None]),
+    "epsilon": lambda: kernels.layer_norm(X, W, W, epsilon=0.0),
+    "epsilon nan": lambda: kernels.rms_norm(X, W, epsilon=float("nan")),
+    "integer": lambda: kernels.rms_norm(X.astype(int), W),
+    "scalar": lambda: kernels.rms_norm(np.float32(1.0), W),
+    "scale": lambda: kernels.rms_norm(X, W[:3]),
+    "offset": lambda: kernels.layer_norm(X, W, W[None]),
 }
 
 
