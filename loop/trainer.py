@@ -335,8 +335,11 @@ def _actions(evaluate_every: int, actions: Sequence[Every], checkpoint_every: in
     return every
 
 
-def _keras_layers(state: Mapping[str, Any]) -> list[Any]:
-    return [owner for owner in state.values() if keras_adapter.is_layer(owner)]
+def _keras_layers(owner: Any) -> list[Any]:
+    """The Keras layers in the state, which may be a mapping of mappings."""
+    if isinstance(owner, Mapping):
+        return [layer for value in owner.values() for layer in _keras_layers(value)]
+    return [owner] if keras_adapter.is_layer(owner) else []
 
 
 def _seed_hooks(state: Mapping[str, Any]) -> list[compiling.StepHook]:
