@@ -11,6 +11,7 @@ import loop
 from experiments.datasets import Dataset
 from experiments.flags import Settings
 from experiments.models import Model
+from loop import step_context
 from loop.feeds import Batch
 from loop.feeds.arrays import Transform
 
@@ -18,18 +19,70 @@ _EVALUATION_BATCH = 500
 
 
 def training_feed(settings: Settings, data: Dataset, dtype: Any) -> loop.feeds.Arrays:
-    """The training examples on the device, shuffled by the run's seed."""
+    """The training examples on the device, shuffled by the run's seed, augmented in the step."""
     return loop.feeds.Arrays(
         {"image": data.train_images, "label": data.train_labels},
         batch_size=settings.batch_size,
         seed=settings.seed,
-        transform=_scaled(data, dtype),
+        transform=_training_transform(settings, data, dtype),
+        partners=settings.mixup > 0,
     )
+
+
+def augmentation(settings: Settings) -> kernels.Augmentation:
+    """What `--augment` and the flags that change it ask for."""
+    standard = settings.augment == "standard"
+    return kernels.Augmentation(
+        rotation=settings.rotation,
+        width_shift=settings.shift,
+        height_shift=settings.shift,
+        shear=settings.shear,
+        zoom=settings.zoom,
+        horizontal_flip=settings.flip,
+        crop_padding=settings.crop,
+        cutout=settings.cutout,
+        fill="constant" if standard else "nearest",
+    )
+
+
+def _training_transform(settings: Settings, data: Dataset, dtype: Any) -> Transform:
+    scale = _scaled(data, dtype)
+    augment = augmentation(settings)
+
+    def augmented(batch: Batch, positions: tf.Tensor) -> Batch:
+        context = step_context.current("augmentation")
+        image = augment(
+            scale(batch)["image"],
+            seed=context.seed,
+            step=context.global_step,
+            positions=positions,
+        )
+        return {**batch, "image": image}
+
+    def transform(batch: Batch) -> Batch:
+        context = step_context.current("augmentation")
+        if not settings.mixup:
+            return augmented(batch, context.positions)
+        # A partner is augmented as in its own place, so it is drawn there.
+        partner = augmented(batch["partner"], context.batch_size - 1 - context.positions)
+        own = augmented({k: v for k, v in batch.items() if k != "partner"}, context.positions)
+        image, share = kernels.mixup(
+            own["image"],
+            partner["image"],
+            alpha=settings.mixup,
+            seed=context.seed,
+            step=context.global_step,
+            positions=context.positions,
+        )
+        targets = kernels.mixed_one_hot(batch["label"], partner["label"], share, data.classes)
+        return {"image": image, "label": batch["label"], "targets": targets}
+
+    return transform
 
 
 def _scaled(data: Dataset, dtype: Any) -> Transform:
     def scale(batch: Batch) -> Batch:
-        return {**batch, "image": tf.cast(batch["image"], dtype) * tf.constant(data.scale, dtype)}
+        return {**batch, "image": tf.cast(batch["image"], dtype) * tf.cast(data.scale, dtype)}
 
     return scale
 
@@ -39,7 +92,10 @@ def loss_function(model: Model) -> Any:
 
     def loss(batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         logits = model(batch["image"], training=True)
-        losses = kernels.softmax_cross_entropy(batch["label"], logits)
+        if "targets" in batch:
+            losses = kernels.softmax_cross_entropy_soft(batch["targets"], logits)
+        else:
+            losses = kernels.softmax_cross_entropy(batch["label"], logits)
         return losses, {"accuracy": _correct(batch["label"], logits)}
 
     return loss

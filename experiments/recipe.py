@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -62,12 +63,19 @@ def optimizer(settings: Settings, learning_rate: Schedule) -> Optimizer:
     momentum = settings.momentum
     makers: dict[str, Callable[..., Optimizer]] = {
         "sgd": optimizers.SGD,
-        "momentum": lambda rate, **o: optimizers.Momentum(rate, momentum=momentum, **o),
-        "nesterov": lambda rate, **o: optimizers.Momentum(
-            rate, momentum=momentum, nesterov=True, **o
-        ),
+        "momentum": functools.partial(optimizers.Momentum, momentum=momentum),
+        "nesterov": functools.partial(optimizers.Momentum, momentum=momentum, nesterov=True),
         "adam": optimizers.Adam,
         "adamw": optimizers.AdamW,
+        "adagrad": optimizers.Adagrad,
+        "rmsprop": functools.partial(optimizers.RMSProp, momentum=momentum),
+        "adadelta": optimizers.Adadelta,
+        "nadam": optimizers.Nadam,
+        "amsgrad": optimizers.AMSGrad,
+        "lion": optimizers.Lion,
+        "lamb": optimizers.LAMB,
+        "lars": functools.partial(optimizers.LARS, momentum=momentum),
+        "muon": functools.partial(optimizers.Muon, momentum=momentum),
     }
     options: dict[str, Any] = {
         "weight_decay": settings.weight_decay,
