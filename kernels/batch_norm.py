@@ -158,7 +158,7 @@ def batch_norm_inference(
             is_training=False,
         ).y
         return layout.from_nhwc(tf.nn.relu(y) if relu else y, x)
-    factor = scale * tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
+    factor = scale * tf.math.rsqrt(variance + tf.constant(epsilon, dtype))
     centred = tf.cast(x, dtype) - layout.spread(mean)
     y = centred * layout.spread(factor) + layout.spread(offset)
     return tf.cast(tf.nn.relu(y) if relu else y, x.dtype)
@@ -251,7 +251,7 @@ def _normalise(
         mean, variance, count = _moments(x, layout, mask, real, dtype)
         if all_reduce_sum is not None:
             mean, variance, count = _combine(mean, variance, count, all_reduce_sum)
-        deviation = tf.math.rsqrt(variance + tf.cast(epsilon, dtype))
+        deviation = tf.math.rsqrt(variance + tf.constant(epsilon, dtype))
         factor = scale * deviation
 
         def centre(x: tf.Tensor) -> tf.Tensor:
