@@ -82,10 +82,11 @@ def depthwise_conv2d(
     """
     x, kernel = tf.convert_to_tensor(x), tf.convert_to_tensor(kernel)
     window = _window_of(x, kernel, strides, padding, dilations, data_format, "depthwise_conv2d")
-    even = window.strides[0] == window.strides[1]
+    here = target.current()
     # TensorFlow's operation takes neither unequal strides nor strides with dilations.
-    served = even and (window.strides == (1, 1) or window.dilations == (1, 1))
-    if served and not target.current().is_xla_cpu:
+    served = window.strides[0] == window.strides[1] and (1, 1) in (window.strides, window.dilations)
+    served = served and (here.device == "gpu" or x.shape[0] != 0)
+    if served and not here.is_xla_cpu:
         return channels.apply_nhwc(
             lambda image: tf.nn.depthwise_conv2d(
                 image, kernel, [1, *window.strides, 1], padding, dilations=window.dilations
