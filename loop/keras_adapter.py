@@ -55,8 +55,9 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
         drawn = random.bits(
             seed, f"keras.SeedGenerator/{place}", global_step, tf.constant([0]), (2,)
         )
+        # Keras's states are int64 on TensorFlow and uint32 elsewhere; a word fits both.
         tf.raw_ops.AssignVariableOp(
-            resource=variable.handle, value=tf.bitcast(drawn[0], variable.dtype)
+            resource=variable.handle, value=tf.cast(drawn[0], variable.dtype)
         )
 
 
