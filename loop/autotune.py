@@ -1,44 +1,180 @@
-"""The choice of compile mode for `compile="auto"`."""
+"""The choice of compile mode for `compile="auto"`: by a rule, or measured on the real step.
+
+What is measured runs on the run's own state, which is put back to the bit afterwards.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 from kernels import target
-from loop.compile import CollectiveInRegionError, CompiledLoop, Mode
+from loop.checkpoint import copy_to_host, environment
+from loop.compile import NEVER, CollectiveInRegionError, CompiledLoop, Mode
+from loop.distribute import Replicas
+from loop.state import State
 
 _log = logging.getLogger(__name__)
 
-_CONVOLUTIONS = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
+_ROUNDS = 3
+_ROUND_SECONDS = 0.2
+# A run this short is over before another compiler could pay for its compilation.
+_SHORT_RUN_SECONDS = 20.0
+# XLA compiles about this many operations a second on one core; a guess that only bounds the wait.
+_OPERATIONS_A_SECOND = 500.0
+_LONGEST_COMPILE_SECONDS = 60.0
 
 
-def choose(make: Callable[[Mode], CompiledLoop], mode: Mode | Literal["auto"]) -> CompiledLoop:
-    """The loop in the asked mode, or for "auto" in the one that the rule gives.
-
-    The rule: XLA, except on a CPU for a step with convolutions, which oneDNN runs in graph mode
-    near the machine's peak and XLA:CPU does not. What was chosen is one log line.
+class Choice:
+    """Chooses the compile mode of a run.
 
     Args:
       make: gives the loop in a mode.
-      mode: "xla", "graph", "eager" or "auto".
+      asked: "xla", "graph", "eager" or "auto".
+      state: what a step changes; measured candidates leave it as it was.
+      replicas: where the steps run.
+      cache: a JSON file of earlier choices, by machine, versions, variables and batch; the
+        user's own (`default_cache`) if not given.
     """
-    if mode != "auto":
-        return make(mode)
-    if target.default_device() == "gpu":
-        _log.info("compile=auto: xla, the device is a GPU")
-        return make("xla")
-    loop = make("graph")
-    convolutions = _CONVOLUTIONS & loop.operations()
-    if convolutions:
-        _log.info("compile=auto: graph, for oneDNN's %s on a CPU", ", ".join(sorted(convolutions)))
+
+    def __init__(
+        self,
+        make: Callable[[Mode], CompiledLoop],
+        asked: Mode | Literal["auto"],
+        *,
+        state: State,
+        replicas: Replicas,
+        cache: Path | None = None,
+    ) -> None:
+        self._make = make
+        self._asked = asked
+        self._state = state
+        self._replicas = replicas
+        self._cache = cache if cache is not None else default_cache()
+
+    def loop(self, *, steps: int, saved: Mode | None) -> CompiledLoop:
+        """The loop in the asked mode; for "auto" in the chosen one, with one log line why.
+
+        The run's own earlier choice first, so that a resume is exact. Then, on one CPU replica,
+        what was measured fastest before on such a step, or is measured now if the run is long
+        enough to pay for it. On a GPU XLA. On several replicas, where workers would have to agree
+        on times, a rule: XLA unless the step has convolutions (oneDNN's are faster than XLA:CPU's)
+        or a collective inside its forward pass.
+
+        Args:
+          steps: how many the run still has.
+          saved: the mode in the metadata of the checkpoint it resumes from.
+        """
+        if self._asked != "auto":
+            return self._make(self._asked)
+        if saved is not None:
+            return self._chosen(self._make(saved), "the run's choice so far")
+        if target.default_device() == "gpu" and self._replicas.count == 1:
+            return self._chosen(self._make("xla"), "one GPU")
+        if self._replicas.count > 1:
+            return self._by_rule()
+        graph = self._make("graph")
+        key = self._key(graph)
+        remembered = _read(self._cache).get(key)
+        if remembered == "graph":
+            return self._chosen(graph, "measured fastest before on such a step")
+        if remembered == "xla":
+            return self._chosen(self._make("xla"), "measured fastest before on such a step")
+        return self._measured(graph, steps, key)
+
+    def _chosen(self, loop: CompiledLoop, reason: str) -> CompiledLoop:
+        _log.info("compile=auto: %s, %s", loop.mode, reason)
         return loop
-    compiled = make("xla")
+
+    def _by_rule(self) -> CompiledLoop:
+        convolutions = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
+        graph = self._make("graph")
+        found = convolutions & set(graph.operations())
+        if found:
+            return self._chosen(graph, f"for oneDNN's {', '.join(sorted(found))} on CPU replicas")
+        xla = self._make("xla")
+        try:
+            xla.operations()
+        except CollectiveInRegionError as error:
+            return self._chosen(graph, f"since {error}")
+        return self._chosen(xla, "the step has no convolution")
+
+    def _measured(self, graph: CompiledLoop, steps: int, key: str) -> CompiledLoop:
+        """Times graph, then XLA if that can pay, in turns; the state is as before."""
+        compile_seconds = len(graph.operations()) / _OPERATIONS_A_SECOND
+        before = copy_to_host(self._state)
+        try:
+            loops = {"graph": graph}
+            seconds = {"graph": [_seconds_per_step(graph)]}
+            rest = steps * seconds["graph"][0]
+            if rest < _SHORT_RUN_SECONDS:
+                return self._chosen(graph, f"the run takes {rest:.0f} s, too short to compile for")
+            if compile_seconds > min(_LONGEST_COMPILE_SECONDS, rest / 4):
+                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.0f} s")
+            loops["xla"] = self._make("xla")
+            seconds["xla"] = []
+            for _ in range(_ROUNDS):
+                for mode, loop in loops.items():
+                    seconds[mode].append(_seconds_per_step(loop))
+        finally:
+            for name, value in before.items():
+                self._state[name].assign(value)
+        medians = {mode: statistics.median(times) for mode, times in seconds.items()}
+        best = min(medians, key=lambda mode: medians[mode])
+        _remember(self._cache, key, best)
+        shown = ", ".join(f"{mode} {median * 1e3:.2f} ms" for mode, median in medians.items())
+        return self._chosen(loops[best], f"fastest of {shown} a step")
+
+    def _key(self, loop: CompiledLoop) -> str:
+        """What the choice depends on: machine, versions, variables, batch."""
+        shapes = {n: [v.dtype.name, v.shape.as_list()] for n, v in self._state.items()}
+        told = json.dumps([environment(), shapes, loop.signature()], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _seconds_per_step(loop: CompiledLoop) -> float:
+    """Seconds a step takes from the current state on; compiles first, apart."""
+    start = loop.first_step()
+    chunk = loop.prepare(start, loop.steps_per_call)
+    loop.run(chunk, 0)
+    count, spent = 1, 0.0
+    while True:
+        began = time.perf_counter()
+        loop.run(loop.prepare(start, count), count, max_nonfinite=NEVER)
+        spent = time.perf_counter() - began
+        if spent >= _ROUND_SECONDS or count == loop.steps_per_call:
+            return spent / count
+        count = min(loop.steps_per_call, count * 4)
+
+
+def default_cache() -> Path:
+    """Where choices are kept: `tapestep/compile.json` in the user's cache directory."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "tapestep" / "compile.json"
+
+
+def _read(cache: Path) -> Mapping[str, str]:
     try:
-        compiled.operations()
-    except CollectiveInRegionError as error:
-        _log.info("compile=auto: graph, since %s", error)
-        return loop
-    _log.info("compile=auto: xla, the step has no convolution")
-    return compiled
+        found = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(cache: Path, key: str, mode: str) -> None:
+    """Adds a choice; a cache that cannot be written costs the next start a measurement."""
+    content = json.dumps({**_read(cache), key: mode}, indent=1)
+    temporary = cache.with_suffix(f".{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(cache)
+    except OSError as error:
+        _log.warning("compile=auto: the choice is not kept in %s (%s)", cache, error.strerror)

@@ -52,7 +52,9 @@ class CompiledLoop:
     """Runs a step function many times a call.
 
     Args:
-      step: batch -> dict of scalars; traced once. It need not know how many steps a call has.
+      step: batch -> dict of scalars; traced once. It need not know how many steps a call has. Two
+        names have a meaning: `finite`, whether it updated (by default whether all scalars are
+        finite); beside it `overflow`, that a step which did not is no fault: the loss scale moved.
       feed: the source of batches.
       mode: "xla", "graph" or "eager". Under several replicas "xla" compiles forward + backward and
         the update of a `GradientStep` by themselves, with the collectives between them.
@@ -162,8 +164,8 @@ class CompiledLoop:
             Rows(first_step, self._columns, table), streak_now > max_nonfinite, streak_now
         )
 
-    def operations(self) -> set[str]:
-        """The types of the operations in the traced loop; traces it, runs nothing.
+    def operations(self) -> list[str]:
+        """The type of every operation in the traced loop; traces it, runs nothing.
 
         Raises:
           ValueError: in eager mode, which has no graph.
@@ -174,7 +176,17 @@ class CompiledLoop:
         graph = self._call.get_concrete_function(*self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-        return {node.op for node in nodes}
+        return [node.op for node in nodes]
+
+    def first_step(self) -> int:
+        """The step that the next call starts at."""
+        return int(self._global_step)
+
+    def signature(self) -> list[str]:
+        """The dtypes and shapes of a call's arguments: one kind of step told from another."""
+        arguments = self._arguments(self.prepare(0, 0), 0, 0, 0)
+        local = [self._replicas.first(argument) for argument in arguments]
+        return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
 
     def _arguments(
         self, chunk: Any, count: int, max_nonfinite: int, streak: int
@@ -226,8 +238,8 @@ class CompiledLoop:
                     self._replica_step, resident, chunk, positions, seed, global_step, row
                 )
             )
-            values, finite = packed
-            streak = tf.where(finite, 0, streak + 1)
+            values, finite, overflow = packed
+            streak = tf.where(finite, 0, tf.where(overflow, streak, streak + 1))
             self._global_step.advance(tf.cast(streak <= max_nonfinite, tf.int64))
             return row + 1, streak, table.write(row, values)
 
@@ -250,8 +262,8 @@ class CompiledLoop:
         seed: tf.Tensor,
         global_step: tf.Tensor,
         row: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step on one replica: batch, hooks, step, row."""
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One step on one replica: batch, hooks, step; its row, finite?, overflow?"""
         replicas = self._replicas
         context = StepContext(
             seed=seed,
@@ -281,12 +293,14 @@ class CompiledLoop:
             )
         if "finite" in scalars:
             finite = tf.cast(scalars["finite"], tf.bool)
+            overflow = tf.cast(scalars.get("overflow", False), tf.bool)
         else:
+            overflow = tf.constant(False)
             finite = tf.reduce_all(tf.math.is_finite(values))
         for variable, old in zip(self._assigned, before, strict=True):
             kept = tf.where(finite, _read(variable), old)
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
-        return values, finite
+        return values, finite, overflow
 
 
 def _read(variable: tf.Variable) -> tf.Tensor:

@@ -53,6 +53,7 @@ class RunDirectory:
         self.path = Path(path)
         self._configuration = dict(configuration or {})
         self._metadata: dict[str, Any] = {}
+        self._saved_exactness: dict[str, Any] = {}
         self._state: State = {}
         self._known = [*_OWN_FILES, *known]
         self._allow_change = allow_change
@@ -65,7 +66,8 @@ class RunDirectory:
 
         Args:
           state: name -> variable, all that a resume needs.
-          exactness: what a bit-exact resume depends on besides the machine: compile mode, replicas.
+          exactness: what a bit-exact resume depends on besides the machine and what
+            `note_exactness` adds later.
           seed: the run's; part of the configuration, since another one gives other examples.
 
         Returns:
@@ -106,12 +108,21 @@ class RunDirectory:
             )
         for line in changed:
             _log.warning("resuming with a changed setting: %s", line)
-        inexact = checkpoint.differences(saved.get("exactness", {}), self._metadata["exactness"])
-        if inexact:
-            _log.warning(
-                "this resume is not bit-exact: the same examples and random numbers, but %s",
-                "; ".join(inexact),
-            )
+        self._saved_exactness = dict(saved.get("exactness", {}))
+        known = {k: v for k, v in self._saved_exactness.items() if k in self._metadata["exactness"]}
+        _warn_inexact(checkpoint.differences(known, self._metadata["exactness"]))
+
+    @property
+    def saved_exactness(self) -> Mapping[str, Any]:
+        """What the restored run's bits depended on; empty for a start at step 0."""
+        return self._saved_exactness
+
+    def note_exactness(self, name: str, value: Any) -> None:
+        """Adds what a bit-exact resume depends on and is known only after `open`."""
+        self._metadata["exactness"][name] = value
+        if name in self._saved_exactness:
+            saved = {name: self._saved_exactness[name]}
+            _warn_inexact(checkpoint.differences(saved, {name: value}))
 
     def save(self, step: int, pinned: Collection[int] = ()) -> None:
         """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
@@ -135,3 +146,11 @@ class RunDirectory:
             self._saver.close()
         finally:
             self._lock.release()
+
+
+def _warn_inexact(lines: list[str]) -> None:
+    if lines:
+        _log.warning(
+            "this resume is not bit-exact: the same examples and random numbers, but %s",
+            "; ".join(lines),
+        )

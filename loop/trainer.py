@@ -38,7 +38,8 @@ class Trainer:
     Args:
       step: batch -> dict of scalars; a `GradientStep` or any function.
       feed: the source of batches; its seed is the run's.
-      state: the owners of all state besides the counter, by name: models, optimizers, variables.
+      state: the owners of all state besides the counter and the step's own (`step.state`, under
+        "step"), by name: models, optimizers, variables.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
       compile: "xla", "graph", "eager" or "auto" (see `loop.autotune`).
       steps_per_call: the most steps a call runs.
@@ -61,7 +62,7 @@ class Trainer:
       evaluations: (step, results) of every evaluation since the start of this process.
       stop_reason: why training ended early; None if it did not.
       stop_signal: the signal that ended it, on whichever worker it came; None without one.
-      mode: the compile mode in use.
+      steps_per_call: see above.
 
     Raises:
       ValueError: on an interval below 0 or a state that names a variable twice.
@@ -94,27 +95,32 @@ class Trainer:
         self.replicas = replicas or distribute.single()
         with self.replicas.scope():
             self.global_step = GlobalStep()
-        self.state = states.named({**state, "global_step": self.global_step.variable})
+        # A step that has state of its own (a loss scale) must not be forgotten by its user.
+        own = {"step": step} if getattr(step, "state", None) else {}
+        self.state = states.named({**own, **state, "global_step": self.global_step.variable})
         self.feed = feed
         self.meter = Meter()
         self.rows: Rows | None = None
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.stop_reason: str | None = None
         self.stop_signal: int | None = None
-        self._loop = autotune.choose(
+        self._choice = autotune.Choice(
             lambda mode: compiling.CompiledLoop(
                 step,
                 feed,
                 mode=mode,
-                steps_per_call=steps_per_call,
+                steps_per_call=self.steps_per_call,
                 global_step=self.global_step,
                 replicas=self.replicas,
                 hooks=_seed_hooks(state),
                 assigned=_keras_statistics(state),
             ),
             compile,
+            state=self.state,
+            replicas=self.replicas,
         )
-        self.mode = self._loop.mode
+        self.steps_per_call = steps_per_call
+        self._chosen: compiling.CompiledLoop | None = None
         self._evaluation = evaluation
         self._compiled_evaluation: CompiledEvaluation | None = None
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
@@ -128,18 +134,33 @@ class Trainer:
         self._directory = directory
         self._actions = _actions(evaluate_every, actions, checkpoint_every)
         self._ready = False
-        self._compiled = self.mode == "eager"
+        self._compiled = False
         self._saved_step: int | None = None
 
     @property
     def traces(self) -> int:
         """How often the training loop was traced."""
-        return self._loop.traces
+        return self._chosen.traces if self._chosen is not None else 0
 
     @property
-    def steps_per_call(self) -> int:
-        """The most steps a call runs."""
-        return self._loop.steps_per_call
+    def mode(self) -> compiling.Mode:
+        """The compile mode in use; with "auto" chosen when training or evaluation starts."""
+        return self._loop(0).mode
+
+    def _loop(self, steps: int) -> compiling.CompiledLoop:
+        """The compiled loop; the first call chooses its mode, for a run of `steps` more steps."""
+        if self._chosen is None:
+            saved = self._directory.saved_exactness if self._directory is not None else {}
+            modes: tuple[compiling.Mode | None, ...] = (None, "xla", "graph", "eager")
+            place = modes.index(saved.get("compile"))
+            # The chief alone has read the directory.
+            of_chief = modes[int(self.replicas.gather([place])[0, 0])]
+            with self.meter.phase("compile"):
+                self._chosen = self._choice.loop(steps=steps, saved=of_chief)
+            self._compiled = self._chosen.mode == "eager"
+            if self._directory is not None and self.replicas.is_chief:
+                self._directory.note_exactness("compile", self._chosen.mode)
+        return self._chosen
 
     def open(self) -> Restored | None:
         """Locks the directory and restores its newest checkpoint; `train` does it if not done.
@@ -154,7 +175,7 @@ class Trainer:
             raise RuntimeError("Trainer: already open")
         restored = None
         if self._directory is not None and self.replicas.is_chief:
-            exactness = {"compile": self.mode, "replicas": self.replicas.count}
+            exactness = {"replicas": self.replicas.count}
             with self.meter.phase("checkpoint"):
                 restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
             step = int(self.global_step)
@@ -183,9 +204,10 @@ class Trainer:
             self.open()
         self.stop_reason = None
         step = int(self.global_step)
+        loop = self._loop(until - step)
         with ThreadPoolExecutor(1, "prepare the next call") as background:
             count = self._count(step, until)
-            chunk = background.submit(self._loop.prepare, step, count)
+            chunk = background.submit(loop.prepare, step, count)
             while step < until and self.stop_reason is None:
                 step, count, chunk = self._call(step, count, chunk, until, background)
                 self._boundary(step)
@@ -203,20 +225,21 @@ class Trainer:
         background: ThreadPoolExecutor,
     ) -> tuple[int, int, Future[Any]]:
         """One compiled call, the next one's input fetched meanwhile."""
+        loop = self._loop(until - step)
         with self.meter.phase("input"):
             prepared = chunk.result()
         phase: Phase = "train"
         if not self._compiled:
-            if self._loop.compiles_by_a_step:
+            if loop.compiles_by_a_step:
                 phase = "compile"
             else:
                 with self.meter.phase("compile"):
-                    self._loop.run(prepared, 0)
+                    loop.run(prepared, 0)
             self._compiled = True
         following = self._count(step + count, until)
-        chunk = background.submit(self._loop.prepare, step + count, following)
+        chunk = background.submit(loop.prepare, step + count, following)
         with self.meter.phase(phase):
-            outcome = self._loop.run(
+            outcome = loop.run(
                 prepared, count, max_nonfinite=self._max_nonfinite, streak=self._streak
             )
         self.rows, self._streak = outcome.rows, outcome.streak
@@ -234,7 +257,7 @@ class Trainer:
         # Before the first step is timed, a call of many could take minutes.
         seconds = self.meter.seconds_per_step
         limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
-        count = min(self._loop.steps_per_call, limit, max(boundary - step, 0))
+        count = min(self.steps_per_call, limit, max(boundary - step, 0))
         # Workers time their steps apart, and must make the same calls.
         return int(self.replicas.gather([count])[:, 0].min())
 
