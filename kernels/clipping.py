@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kernels import sparse
+from kernels import sparse, target
 
 Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
 
@@ -85,7 +85,9 @@ class ClipByValue:
             limit = tf.constant(self.limit, values.dtype)
             return tf.where(finite, tf.clip_by_value(values, -limit, limit), values)
 
-        beyond = [tf.reduce_any(tf.abs(_values(g)) > tf.constant(self.limit, g.dtype)) for g in present]
+        beyond = [
+            tf.reduce_any(tf.abs(_values(g)) > tf.constant(self.limit, g.dtype)) for g in present
+        ]
         clipped = finite & tf.reduce_any(tf.stack(beyond))
         return Clipped([_on_values(gradient, bound) for gradient in summed], norm, clipped)
 
@@ -264,7 +266,15 @@ def _squares(gradient: Gradient) -> tf.Tensor:
 def _squares_of_values(gradient: Gradient) -> tf.Tensor:
     """The sum of squares, a scalar; of the half types in float32."""
     values = _values(gradient)
+    if _is_large(values) and target.current().compiler != "xla":
+        return 2 * tf.nn.l2_loss(values)  # one pass: no tensor of squares is written and read
     return tf.reduce_sum(tf.square(tf.cast(values, _accumulation_dtype(values.dtype))))
+
+
+def _is_large(values: tf.Tensor) -> bool:
+    """Whether a tensor of squares would not stay in the cache; below, `l2_loss` is the slower."""
+    elements = values.shape.num_elements()
+    return values.dtype.size >= 4 and elements is not None and elements >= 2**20
 
 
 def _root_of_sum(squares: Sequence[tf.Tensor], gradients: Sequence[Gradient]) -> tf.Tensor:
