@@ -5,7 +5,6 @@ Both contenders share this file, so that what they differ in is the framework an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,20 +106,8 @@ def _small_lookup(table: tf.Tensor, ids: tf.Tensor) -> Any:
 
 
 def _layer_norm(weights: Weights, name: str, x: tf.Tensor) -> tf.Tensor:
-    mean = tf.reduce_mean(x, -1, keepdims=True)
-    centred = x - mean
-    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
-    normal = centred * tf.math.rsqrt(variance + workloads.LAYER_NORM_EPSILON)
-    return normal * weights[f"{name}/scale"] + weights[f"{name}/bias"]
-
-
-def _attention(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """Causal attention; [B, heads, tokens, head width] each."""
-    tokens, width = query.shape[-2:]
-    scores = tf.matmul(query, key, transpose_b=True) * (1.0 / math.sqrt(width))
-    visible = np.tril(np.ones((tokens, tokens), bool))
-    scores = tf.where(visible, scores, tf.constant(-1e9, scores.dtype))
-    return tf.matmul(tf.nn.softmax(scores), value)
+    scale, offset = weights[f"{name}/scale"], weights[f"{name}/bias"]
+    return kernels.layer_norm(x, scale, offset, epsilon=workloads.LAYER_NORM_EPSILON)
 
 
 def _transformer(weights: Weights, tokens: tf.Tensor) -> tf.Tensor:
@@ -131,11 +118,11 @@ def _transformer(weights: Weights, tokens: tf.Tensor) -> tf.Tensor:
     for i in range(t.layers):
         y = _layer_norm(weights, f"layer{i}/norm0", x) @ weights[f"layer{i}/inputs"]
         y = tf.reshape(y, [batch, t.tokens, 3, t.heads, t.width // t.heads])
-        y = _attention(*tf.unstack(tf.transpose(y, [2, 0, 3, 1, 4])))
+        y = kernels.causal_attention(*tf.unstack(tf.transpose(y, [2, 0, 3, 1, 4])))
         y = tf.reshape(tf.transpose(y, [0, 2, 1, 3]), [-1, t.width])
         x += y @ weights[f"layer{i}/project"]
         y = _layer_norm(weights, f"layer{i}/norm1", x) @ weights[f"layer{i}/expand"]
-        x += tf.nn.gelu(y, approximate=True) @ weights[f"layer{i}/contract"]
+        x += kernels.gelu(y, approximate=True) @ weights[f"layer{i}/contract"]
     x = _layer_norm(weights, "norm", x) @ weights["head/kernel"]
     return tf.reshape(x, [batch, t.tokens, t.vocabulary])
 
