@@ -30,13 +30,13 @@ from loop.signals import exit_code
 
 FLAGS_FILE = "flags.txt"
 RESULT_FILE = "result.json"
-DEFAULT_STEPS_PER_CALL = 64
 
 _ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 _ONE_LINE = (
     checkpoint.CheckpointError,
     run_lock.RunLockError,
     run_directory.ConfigurationChangedError,
+    loop.compile.CollectiveInRegionError,
     loop.NonFiniteError,
 )
 
@@ -180,7 +180,7 @@ def _trainer(
             fresh=settings.fresh,
         ),
         compile=settings.compile,
-        steps_per_call=settings.steps_per_call or DEFAULT_STEPS_PER_CALL,
+        steps_per_call=settings.steps_per_call or None,
         replicas=replicas,
         evaluation=pipeline.evaluation(model, data, dtype),
         evaluate_every=settings.eval_every,

@@ -42,7 +42,7 @@ class Trainer:
         "step"), by name: models, optimizers, variables.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
       compile: "xla", "graph", "eager" or "auto" (see `loop.autotune`).
-      steps_per_call: the most steps a call runs.
+      steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
       evaluation: what `evaluate` runs.
       evaluate_every: steps; 0 for only when asked.
@@ -77,7 +77,7 @@ class Trainer:
         state: Mapping[str, Any],
         directory: str | os.PathLike[str] | RunDirectory | None = None,
         compile: compiling.Mode | Literal["auto"] = "auto",
-        steps_per_call: int = 64,
+        steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
         evaluation: Evaluation | None = None,
         evaluate_every: int = 0,
@@ -119,7 +119,7 @@ class Trainer:
             state=self.state,
             replicas=self.replicas,
         )
-        self.steps_per_call = steps_per_call
+        self.steps_per_call = steps_per_call or getattr(feed, "steps_per_call", 64)
         self._chosen: compiling.CompiledLoop | None = None
         self._evaluation = evaluation
         self._compiled_evaluation: CompiledEvaluation | None = None

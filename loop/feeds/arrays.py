@@ -37,6 +37,9 @@ class Arrays:
       ValueError: where the arrays' sizes differ, are zero, or batch_size does not fit.
     """
 
+    steps_per_call = 256
+    """The capacity of a call that suits this feed: a row is some hundred bytes."""
+
     def __init__(
         self,
         arrays: Mapping[str, npt.NDArray[Any]],
@@ -68,20 +71,19 @@ class Arrays:
 
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """Example indices int32 [capacity, P], and the mask where slices are padded."""
-        del count  # A row costs nothing here: all are filled.
-        chunk: Chunk = {"index": self._indices(first_step, capacity, layout.positions)}
+        steps = first_step + np.arange(count, dtype=np.int64)
+
+        def indices(positions: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+            filled = np.zeros([capacity, len(positions)], np.int32)
+            filled[:count] = self.order.indices(steps[:, None] * self.batch_size + positions)
+            return filled
+
+        chunk: Chunk = {"index": indices(layout.positions)}
         if self.partners:
-            mirrored = self.batch_size - 1 - layout.positions
-            chunk["partner_index"] = self._indices(first_step, capacity, mirrored)
+            chunk["partner_index"] = indices(self.batch_size - 1 - layout.positions)
         if layout.mask is not None:
             chunk["mask"] = np.broadcast_to(layout.mask, chunk["index"].shape)
         return chunk
-
-    def _indices(
-        self, first_step: int, capacity: int, positions: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.int32]:
-        starts = (first_step + np.arange(capacity, dtype=np.int64)) * self.batch_size
-        return self.order.indices(starts[:, None] + positions).astype(np.int32)
 
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """The examples of one row, gathered and transformed."""
