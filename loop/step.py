@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from kernels import clipping
+from kernels import clipping, target
 from loop import gradients as gradient_ops
 from loop import state, step_context
+from loop.loss_scale import LossScale, unscaled
 from loop.optimizers import Optimizer
+from loop.precision import Precision, as_precision
 from loop.step_context import MovingAverage, StepContext
+
+_log = logging.getLogger(__name__)
 
 Batch = dict[str, tf.Tensor]
 LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]"]
@@ -44,14 +49,24 @@ class GradientStep:
       clip: one of `kernels.clipping`'s, between reduction and optimizer; None for no clipping.
       accumulate: micro-batches a batch is computed in; the update is one, its gradient that of the
         whole batch, reduced once. Layers that keep statistics take the mean over the micro-batches.
+      precision: a `Precision` or its name: floating inputs are cast to its compute dtype. None
+        leaves batch and variables as they are.
+      loss_scale: of float16; a `LossScale` with its own numbers, made within the replicas' scope.
+        None for the usual one where the precision needs it.
+
+    Attributes:
+      state: the loss scale's variables; {} without one. A `Trainer` adds them to its state.
 
     Returns (when called with a batch, inside a compiled loop):
       The step's row: `loss`, `learning_rate`, `gradient_norm` (before the clip), `clipped`,
-      `finite`, then the metrics; scalars, equal on every replica.
+      `finite` (whether it was updated), with a loss scale `loss_scale` and `overflow` (whether the
+      scale was halved instead of an update, which is no fault), then the metrics; scalars, equal on
+      every replica.
 
     Raises:
-      ValueError: no variables, accumulate below 1, an optimizer built with other variables; when
-        traced, a variable that no gradient reaches, a loss of the wrong shape, or a metric named
+      ValueError: no variables, accumulate below 1, an optimizer built with other variables,
+        variables of another dtype than the precision's, a loss scale without float16; when traced,
+        a variable that no gradient reaches, a loss of the wrong shape, or a metric named
         as one of the row's own.
     """
 
@@ -63,6 +78,8 @@ class GradientStep:
         *,
         clip: Callable[[Sequence[Any], Sequence[Any]], clipping.Clipped] | None = None,
         accumulate: int = 1,
+        precision: Precision | str | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         if not variables:
             raise ValueError("GradientStep: variables is empty; there is nothing to train")
@@ -74,23 +91,48 @@ class GradientStep:
         self.optimizer = optimizer
         self.clip = clip
         self.accumulate = accumulate
+        self.precision = None if precision is None else as_precision(precision)
+        self.loss_scale = self._loss_scale_for(loss_scale)
+        self.state: state.State = {} if self.loss_scale is None else dict(self.loss_scale.state)
         optimizer.build(variables)  # Refuses an optimizer that was built with others.
+
+    def _loss_scale_for(self, loss_scale: LossScale | None) -> LossScale | None:
+        """The loss scale in use, after a check that the precision fits the variables."""
+        if self.precision is not None:
+            self.precision.check_variables(self.names, self.variables)
+        if self.precision is None or not self.precision.scales_loss:
+            if loss_scale is not None:
+                raise ValueError(
+                    "GradientStep: loss_scale is for precision='mixed_float16', got precision="
+                    f"{self.precision.name if self.precision else None!r}; leave it out"
+                )
+            return None
+        if target.default_device() == "cpu":
+            _log.warning("mixed_float16 on a CPU is for tests: it computes slower than float32")
+        return loss_scale or LossScale()
 
     def __call__(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Runs the update on this replica's slice of the batch; see the class."""
         context = step_context.current("GradientStep")
-        sums, recorded = self._accumulated(batch, context)
+        scale = None if self.loss_scale is None else self.loss_scale.read()
+        sums, recorded = self._accumulated(batch, context, scale)
         sums = _reduced(sums)
 
-        def update(sums: _Sums) -> dict[str, tf.Tensor]:
-            return self._update(sums, recorded, context)
+        def update(sums: _Sums, scale: tf.Tensor | None) -> dict[str, tf.Tensor]:
+            return self._update(sums, recorded, context, scale)
 
-        row: dict[str, tf.Tensor] = context.region(update)(sums)
+        row: dict[str, tf.Tensor] = context.region(update)(sums, scale)
         return row
 
     def _update(
-        self, sums: _Sums, recorded: list[MovingAverage], context: StepContext
+        self,
+        sums: _Sums,
+        recorded: list[MovingAverage],
+        context: StepContext,
+        scale: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
+        if scale is not None:
+            sums = sums._replace(gradients=unscaled(sums.gradients, scale))
         if self.clip is None:
             norm = clipping.global_norm(sums.gradients)
             clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
@@ -107,6 +149,13 @@ class GradientStep:
             "clipped": clipped.clipped,
             "finite": finite,
         }
+        if self.loss_scale is not None and scale is not None:
+            row["loss_scale"] = scale
+            row["overflow"] = self.loss_scale.update(
+                scale,
+                loss_finite=tf.math.is_finite(sums.loss),
+                gradients_finite=tf.math.is_finite(clipped.norm),
+            )
         taken = [name for name in sums.metrics if name in row]
         if taken:
             raise ValueError(
@@ -115,23 +164,25 @@ class GradientStep:
             )
         return {**row, **sums.metrics}
 
-    def _accumulated(self, batch: Batch, context: StepContext) -> tuple[_Sums, list[MovingAverage]]:
+    def _accumulated(
+        self, batch: Batch, context: StepContext, scale: tf.Tensor | None
+    ) -> tuple[_Sums, list[MovingAverage]]:
         """The sums over this replica's micro-batches, and whose values the statistics are."""
         if self.accumulate == 1:
-            return self._forward_backward(batch, context)
+            return self._forward_backward(batch, context, scale)
         micro_batch, micro_context = self._micro_batch(batch, context, 0)
-        first, recorded = self._forward_backward(micro_batch, micro_context)
+        first, recorded = self._forward_backward(micro_batch, micro_context, scale)
         sparse = any(isinstance(gradient, tf.IndexedSlices) for gradient in first.gradients)
         if sparse or micro_context.collectives:
             # Slices grow by concatenation, which a loop of static shapes cannot do; and a
             # collective (synchronised BatchNorm) cannot be in a replica's loop.
             for index in range(1, self.accumulate):
-                more, _ = self._forward_backward(*self._micro_batch(batch, context, index))
+                more, _ = self._forward_backward(*self._micro_batch(batch, context, index), scale)
                 first = _added(first, more)
             return first, recorded
 
         def add_next(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
-            more, _ = self._forward_backward(*self._micro_batch(batch, context, index))
+            more, _ = self._forward_backward(*self._micro_batch(batch, context, index), scale)
             return index + 1, _added(sums, more)
 
         _, sums = tf.while_loop(
@@ -156,31 +207,34 @@ class GradientStep:
         return tf.nest.map_structure(piece, batch), inner
 
     def _forward_backward(
-        self, batch: Batch, context: StepContext
+        self, batch: Batch, context: StepContext, scale: tf.Tensor | None
     ) -> tuple[_Sums, list[MovingAverage]]:
         recorded: list[MovingAverage] = []
 
-        def compute(batch: Batch) -> _Sums:
+        def compute(batch: Batch, scale: tf.Tensor | None) -> _Sums:
             reduce = step_context.current("GradientStep").all_reduce_sum  # a region refuses it
             inner = dataclasses.replace(
                 context, all_reduce_sum=reduce, moving_averages=[], collectives=0
             )
             with step_context.within(inner):
-                sums = self._sums(batch, inner)
+                sums = self._sums(batch, inner, scale)
             recorded.extend(inner.moving_averages)
             context.collectives += inner.collectives
             return sums
 
-        sums: _Sums = context.region(compute)(batch)
+        sums: _Sums = context.region(compute)(batch, scale)
         return sums, recorded
 
-    def _sums(self, batch: Batch, context: StepContext) -> _Sums:
+    def _sums(self, batch: Batch, context: StepContext, scale: tf.Tensor | None) -> _Sums:
+        if self.precision is not None:
+            batch = self.precision.cast(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.variables)
             returned = self.loss_fn(batch)
             losses, metrics = returned if isinstance(returned, tuple) else (returned, {})
             loss = _mean_share(losses, "loss", context)
-        gradients = tape.gradient(loss, self.variables)
+            scaled = loss if scale is None else loss * tf.cast(scale, loss.dtype)
+        gradients = tape.gradient(scaled, self.variables)
         missing = [
             name for name, gradient in zip(self.names, gradients, strict=True) if gradient is None
         ]
