@@ -124,6 +124,13 @@ class GradientStep:
         row: dict[str, tf.Tensor] = context.region(update)(sums, scale)
         return row
 
+    def gradients(self, batch: Batch) -> tuple[tf.Tensor, dict[str, Any]]:
+        """The loss of this replica's slice, and its gradient by variable; updates nothing."""
+        context = step_context.current("GradientStep")
+        scale = None if self.loss_scale is None else self.loss_scale.read()
+        sums, _ = self._accumulated(batch, context, scale)
+        return sums.loss, dict(zip(self.names, sums.gradients, strict=True))
+
     def _update(
         self,
         sums: _Sums,
