@@ -15,7 +15,17 @@ if _found is None or not (_Path(str(_found.origin)).parent / "target.py").exists
         "first on the path: use an environment of its own, or run from the checkout"
     )
 
-from loop import checkpoint, compile, distribute, feeds, layers, optimizers, schedules  # noqa: E402
+from loop import (  # noqa: E402
+    checkpoint,
+    compile,
+    distribute,
+    feeds,
+    keras_adapter,
+    layers,
+    optimizers,
+    schedules,
+    step_context,
+)
 from loop.actions import Every  # noqa: E402
 from loop.errors import NonFiniteError  # noqa: E402
 from loop.evaluation import Evaluation  # noqa: E402
@@ -46,9 +56,11 @@ __all__ = [
     "compile",
     "distribute",
     "feeds",
+    "keras_adapter",
     "layers",
     "optimizers",
     "reduce_gradients",
     "reduce_sum",
     "schedules",
+    "step_context",
 ]

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from kernels import inverse_cdf, random
-from kernels.mixup import _lower_quantile, beta, cutmix, mixed_one_hot, mixup
+from kernels.mixing import _lower_quantile, beta, cutmix, mixed_one_hot, mixup
 from tests.kernels.test_affine import forms, random_images
 from tests.kernels.test_random import kolmogorov_smirnov
 
