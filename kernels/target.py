@@ -2,7 +2,7 @@
 
 The fast form of an operation differs between TensorFlow's graph executor (oneDNN, cuDNN) and XLA,
 and nothing in a traced graph tells which of them will run it. So the loop says it, in one place
-(`loop.compile`), and kernels ask here. Outside the loop the answer is the plain one: eager or graph.
+(`loop.compile`), and kernels ask here. Undeclared, the answer is the plain one: eager or graph.
 """
 
 from __future__ import annotations
