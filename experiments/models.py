@@ -11,6 +11,7 @@ import tensorflow as tf
 import kernels
 import loop
 from loop import layers
+from loop.precision import Precision
 
 # A run of a few hundred steps must leave the moving statistics' start behind.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -25,6 +26,26 @@ class Model(Protocol):
 
     def __call__(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """[B, H, W, C] -> logits [B, classes]."""
+
+
+class InPrecision:
+    """A model that computes in a precision, whatever dtype its images have; for evaluation.
+
+    In training the step casts.
+    """
+
+    def __init__(self, model: Model, precision: Precision) -> None:
+        self._model = model
+        self._precision = precision
+
+    @property
+    def trainable_variables(self) -> Any:
+        """The model's."""
+        return self._model.trainable_variables
+
+    def __call__(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """[B, H, W, C] -> logits [B, classes]."""
+        return self._model(self._precision.cast_tensor(images), training=training)
 
 
 class _Classifier(loop.Module):
@@ -179,13 +200,13 @@ class ResNet(_Classifier):
 
 
 def keras_cnn(
-    image_shape: tuple[int, int, int], classes: int, dropout: float, *, seed: int, dtype: Any
+    image_shape: tuple[int, int, int], classes: int, dropout: float, *, seed: int, policy: str
 ) -> Any:
     """The layers of `Cnn` as a Keras model, to show that one works in the loop as it is."""
     import keras
 
     keras.utils.set_random_seed(seed % 2**32)
-    options: dict[str, Any] = {"dtype": tf.as_dtype(dtype).name}
+    options: dict[str, Any] = {"dtype": policy}
 
     def convolution(filters: int) -> list[Any]:
         return [
@@ -215,7 +236,7 @@ def make(
     *,
     dropout: float,
     seed: int,
-    dtype: Any,
+    precision: Precision,
     synchronized: bool,
 ) -> Model:
     """A model by its name in `--model`.
@@ -226,15 +247,15 @@ def make(
       classes: number of logits.
       dropout: share of units dropped before the logits (mlp: after each hidden layer).
       seed: of the initial weights.
-      dtype: of the variables.
+      precision: its variables' dtype; of "keras_cnn" the policy of its layers.
       synchronized: whether BatchNorm takes its moments over all replicas.
 
     Raises:
       KeyError: on another name.
     """
-    common = {"seed": seed, "dtype": dtype}
     if name == "keras_cnn":
-        model: Model = keras_cnn(image_shape, classes, dropout, **common)
+        model: Model = keras_cnn(image_shape, classes, dropout, seed=seed, policy=precision.name)
         return model
+    common = {"seed": seed, "dtype": precision.variable_dtype}
     classes_of: dict[str, Callable[..., Model]] = {"cnn": Cnn, "mlp": Mlp, "resnet": ResNet}
     return classes_of[name](image_shape, classes, dropout, synchronized=synchronized, **common)

@@ -25,6 +25,7 @@ from experiments.errors import InputError
 from experiments.flags import Settings
 from loop import checkpoint, cluster, distribute, run_directory, run_lock
 from loop.meter import peak_rss_bytes
+from loop.precision import Precision
 from loop.progress import Progress, summary
 from loop.signals import exit_code
 
@@ -149,7 +150,9 @@ def _trainer(
     signals: loop.StopSignals,
     progress: Progress,
 ) -> loop.Trainer:
-    dtype = tf.float64 if settings.precision == "float64" else tf.float32
+    # Of the batch's entries only images are cast: mixup's targets need more than a half type.
+    precision = Precision(settings.precision, inputs=("image",))
+    dtype = precision.variable_dtype
     with replicas.scope():
         model = models.make(
             settings.model,
@@ -157,7 +160,7 @@ def _trainer(
             data.classes,
             dropout=settings.dropout,
             seed=settings.seed,
-            dtype=dtype,
+            precision=precision,
             synchronized=settings.batch_norm == "synchronized",
         )
         optimizer = recipe.optimizer(settings, recipe.schedule(settings, total_steps))
@@ -167,6 +170,7 @@ def _trainer(
             optimizer,
             clip=recipe.clip(settings),
             accumulate=settings.accumulate,
+            precision=precision,
         )
     return loop.Trainer(
         step=step,
@@ -182,7 +186,7 @@ def _trainer(
         compile=settings.compile,
         steps_per_call=settings.steps_per_call or None,
         replicas=replicas,
-        evaluation=pipeline.evaluation(model, data, dtype),
+        evaluation=pipeline.evaluation(models.InPrecision(model, precision), data, dtype),
         evaluate_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
         actions=[loop.Every(settings.log_every, progress, at_end=True)]
