@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from loop import checkpoint, run_lock
+from loop import checkpoint, replay, run_lock
 from loop.checkpoint import Restored
 from loop.checkpoint.asynchronous import AsynchronousSaver
+from loop.nonfinite import Failure
 from loop.state import State
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class RunDirectory:
       known: names of the caller's own files that may be there before the first checkpoint.
       allow_change: resume with another configuration, after saying what differs.
       fresh: start at step 0 where the directory holds no valid checkpoint.
+      rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
 
     Raises:
       ValueError: on a `keep` below 1.
@@ -49,6 +51,7 @@ class RunDirectory:
         known: Collection[str] = (),
         allow_change: bool = False,
         fresh: bool = False,
+        rebuild: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self._configuration = dict(configuration or {})
@@ -58,6 +61,7 @@ class RunDirectory:
         self._known = [*_OWN_FILES, *known]
         self._allow_change = allow_change
         self._fresh = fresh
+        self._rebuild = dict(rebuild or {})
         self._lock = run_lock.RunLock(path)
         self._saver = AsynchronousSaver(path, keep=keep)
 
@@ -124,13 +128,41 @@ class RunDirectory:
             saved = {name: self._saved_exactness[name]}
             _warn_inexact(checkpoint.differences(saved, {name: value}))
 
-    def save(self, step: int, pinned: Collection[int] = ()) -> None:
+    def save(self, step: int) -> None:
         """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
+
+        Retention leaves the checkpoints that replay files need.
 
         Raises:
           CheckpointError: the save before this one failed.
         """
+        pinned = replay.steps_in(self.path)
         self._saver.save(step, self._state, self._metadata, pinned=pinned)
+
+    def save_replay(self, failure: Failure) -> str:
+        """Saves the state before a step that is not finite, and a replay file; waits for both.
+
+        Returns:
+          Where the file is, for the message; or, in a line, why it could not be written.
+        """
+        try:
+            self._saver.wait()
+            path = checkpoint.save(self.path, failure.step, self._state, self._metadata)
+            ids = failure.example_ids
+            variables = failure.findings.variables if failure.findings else None
+            file = replay.Replay(
+                step=failure.step,
+                seed=failure.seed,
+                checkpoint=path.name,
+                state_sha256=checkpoint.state_sha256(self._state),
+                row=replay.as_json(failure.row),
+                example_ids=None if ids is None else [int(number) for number in ids],
+                variables=None if variables is None else list(variables),
+                rebuild=self._rebuild,
+            ).write(self.path)
+        except checkpoint.CheckpointError as error:
+            return f"no replay file: {error}"
+        return f"replay file {file}"
 
     def poll(self) -> None:
         """Raises a background save's error, if it failed; never waits."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from loop import autotune, distribute, keras_adapter
+from loop import autotune, distribute, keras_adapter, nonfinite, stall
 from loop import compile as compiling
 from loop import state as states
 from loop.actions import Every
@@ -51,6 +51,7 @@ class Trainer:
       writers: given every call's rows.
       on_nonfinite: "stop" at the first non-finite step, or "skip" up to `max_nonfinite` in a row.
       max_nonfinite: see on_nonfinite.
+      stall_seconds: without a batch, after which the log says that the run waits for its input.
       stop_signals: entered by the caller around `train`; the first signal ends training after the
         current call, with a checkpoint.
 
@@ -86,6 +87,7 @@ class Trainer:
         writers: Sequence[Writer] = (),
         on_nonfinite: Literal["stop", "skip"] = "stop",
         max_nonfinite: int = 10,
+        stall_seconds: float = 60.0,
         stop_signals: StopSignals | None = None,
     ) -> None:
         if on_nonfinite not in ("stop", "skip"):
@@ -123,6 +125,10 @@ class Trainer:
         self._chosen: compiling.CompiledLoop | None = None
         self._evaluation = evaluation
         self._compiled_evaluation: CompiledEvaluation | None = None
+        self._examined = nonfinite.Step(
+            step, feed, self.state, self.replicas, hooks=_seed_hooks(state)
+        )
+        self._stall_seconds = stall_seconds
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
         self._streak = 0
         self._writers = list(writers)
@@ -227,7 +233,7 @@ class Trainer:
         """One compiled call, the next one's input fetched meanwhile."""
         loop = self._loop(until - step)
         with self.meter.phase("input"):
-            prepared = chunk.result()
+            prepared = stall.wait_for_input(chunk, step=step, seconds=self._stall_seconds)
         phase: Phase = "train"
         if not self._compiled:
             if loop.compiles_by_a_step:
@@ -274,18 +280,20 @@ class Trainer:
             self.stop(f"signal {highest}")
 
     def _raise_nonfinite(self, outcome: compiling.Outcome) -> None:
-        step = int(self.global_step)
-        row = dict(zip(outcome.rows.columns, outcome.rows.table[-1].tolist(), strict=True))
-        ids = self.feed.example_ids(step)
-        examples = "unknown" if ids is None else ", ".join(map(str, ids.tolist()))
-        raise NonFiniteError(
-            f"step {step} is not finite after {outcome.streak} such steps in a row ("
-            + ", ".join(
-                f"{name}={row[name]:g}" for name in ("loss", "gradient_norm") if name in row
-            )
-            + f"); the state is that of step {step}; seed {self.feed.seed}, examples {examples}",
-            step,
-        )
+        """Saves the state before the step and a replay file, and says what is not finite."""
+        failure = nonfinite.Failure.of(int(self.global_step), self.feed, outcome)
+        line = failure.message(self._examined)
+        if self._directory is not None and self.replicas.is_chief:
+            with self.meter.phase("checkpoint"):
+                line += f"; {self._directory.save_replay(failure)}"
+        raise NonFiniteError(line, failure.step)
+
+    def examine(self) -> nonfinite.Findings:
+        """Computes the next step eagerly, operation by operation, and says what is not finite.
+
+        Nothing changes. Some thousand times slower than a training step.
+        """
+        return self._examined.examine(int(self.global_step), trace=True)
 
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.

@@ -137,6 +137,14 @@ class AsynchronousSaver:
             return None
         return self._join()
 
+    def wait(self) -> Path | None:
+        """Waits for the write in flight and gives its checkpoint, if there was one.
+
+        Raises:
+          CheckpointError: if it failed.
+        """
+        return self._join()
+
     def close(self) -> Path | None:
         """Waits for the write in flight and gives its checkpoint, if there was one.
 
