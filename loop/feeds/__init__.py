@@ -1,8 +1,34 @@
 """Sources of batches."""
 
 from loop.feeds.arrays import Arrays
+from loop.feeds.batch_at import batch_at
+from loop.feeds.dataset import Dataset, repeated
+from loop.feeds.errors import DamagedRecordError, FeedError
+from loop.feeds.evaluating import EvaluationFeed
 from loop.feeds.feed import Batch, Chunk, Feed
+from loop.feeds.iterator import ResumableIterator
 from loop.feeds.layout import Layout, layout
 from loop.feeds.order import Order
+from loop.feeds.record_files import RecordFiles
+from loop.feeds.records import Records
+from loop.feeds.saved_state import HasState
 
-__all__ = ["Arrays", "Batch", "Chunk", "Feed", "Layout", "Order", "layout"]
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Chunk",
+    "DamagedRecordError",
+    "Dataset",
+    "EvaluationFeed",
+    "Feed",
+    "FeedError",
+    "HasState",
+    "Layout",
+    "Order",
+    "RecordFiles",
+    "Records",
+    "ResumableIterator",
+    "batch_at",
+    "layout",
+    "repeated",
+]

@@ -1,0 +1,152 @@
+"""Batches from TFRecord shards in a shuffled order that can be entered anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from loop.feeds.arrays import Transform
+from loop.feeds.errors import FeedError
+from loop.feeds.evaluating import padded_chunks
+from loop.feeds.feed import Batch, Chunk
+from loop.feeds.layout import Layout
+from loop.feeds.order import Order
+from loop.feeds.record_files import RecordFiles
+from loop.feeds.stream import HostBatch, Spec, as_arrays, stacked, unstacked
+
+Parse = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+
+
+class Records:
+    """Batches from TFRecord files of any size, in constant memory.
+
+    The order is `Arrays`' own: batch *s* holds the places s * batch_size ... of the endless
+    sequence of epochs, each epoch a permutation of all records. There is no shuffle buffer: each
+    record is read at its offset, so a resume anywhere costs nothing and is exact, and the shuffle
+    is over everything. The next call's records are read and parsed while a call runs; a replica
+    reads its own places alone.
+
+        def parse(serialized):
+            features = tf.io.parse_example(serialized, {"image": ..., "label": ...})
+            return {"image": tf.io.decode_raw(features["image"], tf.uint8), ...}
+
+    Args:
+      paths: the files, uncompressed; their order counts.
+      parse: serialized examples, string [P] -> dict of tensors [P, ...]; TensorFlow operations,
+        traced once and run on the host. Random augmentation belongs in `transform`.
+      batch_size: examples in the global batch, at most the number of records.
+      seed: of the order and of the run's random numbers.
+      shuffle: False for the order of storage.
+      transform: batch -> batch, traced into the step: scaling, augmentation.
+      threads: reads in flight at a time; more than 1 pays where a read waits for a disk or network.
+
+    Attributes:
+      files: the records' files and offsets.
+      size: number of records.
+
+    Raises:
+      ValueError: where batch_size does not fit the records.
+      FeedError: when made, on an empty, compressed or missing file; when a batch is asked for,
+        where `parse` fails or does not return one value an example.
+      DamagedRecordError: where a checksum fails; names file and offset.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        parse: Parse,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        transform: Transform | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.files = RecordFiles(paths, threads=threads)
+        self.size = self.files.size
+        if not 1 <= batch_size <= self.size:
+            raise ValueError(
+                f"Records: batch_size must be from 1 to the {self.size} records, got {batch_size}"
+            )
+        self.batch_size = batch_size
+        self.seed = seed
+        self.order = Order(self.size, seed, shuffle=shuffle)
+        self.transform = transform
+        self._parse: Any = tf.function(lambda serialized: dict(parse(serialized)), autograph=False)
+        self._spec: Spec | None = None
+
+    def resident(self) -> Batch:
+        """Nothing stays on the device."""
+        return {}
+
+    def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
+        """The replica's records of `count` steps, parsed: name -> [capacity, P, ...]."""
+        places = np.arange(first_step, first_step + count)[:, None] * self.batch_size
+        records = self.order.indices(places + layout.positions)
+        # Rows already hold the replica's own places.
+        local = Layout(np.arange(len(layout.positions), dtype=np.int32), layout.mask)
+        if self._spec is None:
+            self._parsed(np.zeros_like(layout.positions, np.int64), "the first record")
+        assert self._spec is not None
+        rows = (
+            self._parsed(row, f"step {step}") for step, row in enumerate(records, start=first_step)
+        )
+        return stacked(rows, self._spec, capacity, local)
+
+    def _parsed(self, records: npt.NDArray[np.int64], what: str) -> HostBatch:
+        """These records' arrays [len(records), ...]."""
+        with tf.device("/cpu:0"):
+            serialized = tf.constant(self.files.read(records), tf.string)
+            try:
+                parsed = self._parse(serialized)
+            except tf.errors.OpError as error:
+                path, offset = self.files.locate(int(records[0]))
+                reason = str(error.message).splitlines()[0]
+                raise FeedError(
+                    f"Records: parse failed on {what}, whose first record is at offset {offset} of "
+                    f"{path}: {reason}"
+                ) from error
+        arrays = as_arrays(parsed, f"Records: what parse returned for {what}")
+        for name, array in arrays.items():
+            if array.shape[:1] != records.shape:
+                raise FeedError(
+                    f"Records: parse returned {name!r} of shape {array.shape} for {what}, expected "
+                    f"one value for each of {len(records)} records"
+                )
+        spec = {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}
+        if self._spec is None:
+            self._spec = spec
+        if spec != self._spec:
+            raise FeedError(
+                f"Records: parse returned {spec} for {what}, expected {self._spec} as before; "
+                "give every example one shape"
+            )
+        return arrays
+
+    def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
+        """One row of the chunk, transformed."""
+        del resident
+        batch = unstacked(chunk, row)
+        return self.transform(batch) if self.transform else batch
+
+    def example_ids(self, step: int) -> npt.NDArray[np.int64]:
+        """The numbers of the records of batch `step`, by position; see `files.locate`."""
+        return self.order.indices(step * self.batch_size + np.arange(self.batch_size))
+
+    def evaluation_chunks(
+        self, layouts: Sequence[Layout], capacity: int
+    ) -> Iterator[tuple[Chunk, ...]]:
+        """Every record once, in the order of storage."""
+        starts = range(0, self.size, self.batch_size)
+        batches = (
+            self._parsed(
+                np.arange(start, min(start + self.batch_size, self.size)), f"record {start} on"
+            )
+            for start in starts
+        )
+        return padded_chunks(batches, layouts, capacity)
