@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import pathlib
 import types
 import warnings
 
@@ -306,6 +308,21 @@ def test_auto_says_what_it_chose(caplog):
     lines = [record.message for record in caplog.records if "compile=auto" in record.message]
     assert len(lines) == 1
     assert "compile=auto: graph, the run takes" in lines[0]
+
+
+def test_memory_stays_flat_over_many_steps(tmp_path):
+    """From step 1,000 to 4,000 the process grows by less than a kilobyte a step, in one trace."""
+    resident = {}
+
+    def measure(trainer):
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        resident[int(trainer.global_step)] = pages * os.sysconf("SC_PAGE_SIZE")
+
+    actions = [loop.Every(1000, measure)]
+    with _trainer(directory=tmp_path, steps_per_call=50, actions=actions) as trainer:
+        trainer.train(until=4000)
+    assert trainer.traces == 1
+    assert resident[4000] - resident[1000] < 3000 * 1024
 
 
 def test_closing_leaves_no_file_open(tmp_path):
