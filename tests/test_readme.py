@@ -1,0 +1,114 @@
+"""The README: its commands run, its loops train."""
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loop
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", _README, re.DOTALL)
+
+
+_COMMANDS = [line for block in _blocks("sh") for line in block.splitlines()]
+# In order, so that a resume finds what the command before it wrote; shortened, since what is tested
+# is that they run: what they reach is in the tests of each part and in BUILD_NOTES.md.
+_PYTHON = [line for line in _COMMANDS if line.startswith("python ")]
+
+
+def _shortened(command):
+    """The command's arguments with few steps; a GPU's or a cluster's on what a test has."""
+    words = shlex.split(command)[1:]
+    if "experiments.train" not in words:
+        return words
+    words = [word for word in words if not word.startswith(("--epochs=", "--steps=500"))]
+    if "--help" not in words and not any(word.startswith("--steps=") for word in words):
+        words.append("--steps=3")
+    if words[-2:] == ["--strategy=mirrored", "--steps=3"]:
+        words.append("--virtual_devices=2")
+    return words
+
+
+def test_every_make_target_exists():
+    """Each `make` command of the README names a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (_ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line.split()[1] for line in _COMMANDS if line.startswith("make ")}
+    named |= set(re.findall(r"`make ([a-z-]+)`", _README))
+    assert {"train", "test"} <= named <= targets
+
+
+def test_every_python_command_runs(tmp_path):
+    """Each `python -m` command of the README ends with status 0, in the README's order."""
+    environment = {"PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"}
+    environment |= {"PYTHONPATH": str(_ROOT), "HOME": str(tmp_path)}
+    assert len(_PYTHON) >= 10
+    for command in _PYTHON:
+        words = _shortened(command)
+        if words[-2:] == ["--strategy=multi_worker", "--steps=3"] and "--workers=2" not in words:
+            continue  # the launcher's command runs the same on two workers
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+
+
+def test_first_loop_trains_and_resumes(tmp_path, monkeypatch):
+    """The README's first loop runs as it stands, learns, and goes on from its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    program = next(block for block in _blocks("python") if "trainer.train(until=500)" in block)
+    names = {}
+    exec(compile(program, "README.md", "exec"), names)
+    rows = names["trainer"].rows
+    assert rows["loss"][-1] < 0.3
+    assert int(names["trainer"].global_step) == 500
+    names = {}
+    exec(compile(program.replace("until=500", "until=502"), "README.md", "exec"), names)
+    lines = (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 503))
+    assert names["trainer"].meter.steps == 2
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_gan_step_runs(mode):
+    """The README's step with two optimizers trains both models, compiled."""
+    program = next(block for block in _blocks("python") if "def gan_step" in block)
+    generator = loop.layers.Dense(3, 5, name="generator", seed=1)
+    critic = loop.layers.Dense(5, 1, name="critic", seed=2)
+    names = {"tf": tf, "loop": loop, "generator": generator, "critic": critic}
+    for name, model in (("generator", generator), ("critic", critic)):
+        optimizer = loop.optimizers.Adam(0.01)
+        optimizer.build(model.trainable_variables)
+        names[f"{name}_optimizer"] = optimizer
+    exec(compile(program, "README.md", "exec"), names)
+    rng = np.random.default_rng(1)
+    feed = loop.feeds.Arrays(
+        {
+            "noise": rng.normal(size=(40, 3)).astype(np.float32),
+            "image": rng.normal(3, 2, size=(40, 5)).astype(np.float32),
+        },
+        batch_size=8,
+    )
+    owners = {key: names[key] for key in ("generator", "critic", "generator_optimizer")}
+    before = generator.kernel.numpy(), critic.kernel.numpy()
+    trainer = loop.Trainer(step=names["gan_step"], feed=feed, state=owners, compile=mode)
+    trainer.train(until=3)
+    assert trainer.rows.columns == ("critic_loss", "generator_loss")
+    assert not np.array_equal(before[0], generator.kernel.numpy())
+    assert not np.array_equal(before[1], critic.kernel.numpy())
