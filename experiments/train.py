@@ -15,9 +15,7 @@ SIGTERM and SIGINT after a checkpoint.
 
 from __future__ import annotations
 
-import os
-
-from experiments import datasets, flags
+from experiments import datasets, flags, steps, tensorflow_import
 from experiments.entry import run_main
 
 
@@ -28,9 +26,11 @@ def main(argv: list[str]) -> int:
         settings.dataset, settings.data_dir, fetch_missing=settings.download, report=print
     )
     # TensorFlow takes seconds to import: what can be refused before that, is.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from experiments import training
+    steps.total(settings, data)
+    with tensorflow_import.without_banner(show=settings.debug):
+        from experiments import training
 
+        training.list_devices()
     return training.run(settings, data)
 
 

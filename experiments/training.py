@@ -18,7 +18,7 @@ import rich
 import tensorflow as tf
 
 import loop
-from experiments import models, pipeline, recipe
+from experiments import models, pipeline, recipe, steps
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
@@ -39,6 +39,7 @@ _ONE_LINE = (
     run_directory.ConfigurationChangedError,
     loop.compile.CollectiveInRegionError,
     loop.NonFiniteError,
+    OSError,
 )
 
 # What may differ between a run and its resume without making it another run.
@@ -56,6 +57,7 @@ _HARMLESS = frozenset(
         "steps_per_call",
         "on_nonfinite",
         "max_nonfinite",
+        "stall_seconds",
         "allow_change",
         "fresh",
         "debug",
@@ -68,6 +70,11 @@ _HARMLESS = frozenset(
 )
 
 
+def list_devices() -> None:
+    """Makes TensorFlow look for GPUs, which it does once and not in silence."""
+    tf.config.list_physical_devices()
+
+
 def run(settings: Settings, data: Dataset) -> int:
     """Trains as the settings say; returns the exit status.
 
@@ -76,7 +83,7 @@ def run(settings: Settings, data: Dataset) -> int:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("loop").setLevel(logging.INFO)
-    total_steps = _total_steps(settings, data)
+    total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
     logging.getLogger("loop").info("%s", replicas.description)
     # Only the chief keeps files; the other workers get the state from it.
@@ -85,11 +92,14 @@ def run(settings: Settings, data: Dataset) -> int:
     with loop.StopSignals() as signals, Progress(total_steps) as progress:
         trainer = _trainer(settings, data, replicas, total_steps, directory, signals, progress)
         try:
-            trainer.open()
+            with trainer:
+                trainer.open()
+                if replicas.is_chief:
+                    (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
+                trainer.train(until=total_steps)
+                evaluation = trainer.evaluate()
             if replicas.is_chief:
-                (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
-            trainer.train(until=total_steps)
-            evaluation = trainer.evaluate()
+                _write(settings, trainer, evaluation, directory)
         except _ONE_LINE as error:
             if settings.debug:
                 raise
@@ -99,10 +109,6 @@ def run(settings: Settings, data: Dataset) -> int:
             if replicas.workers == 1 or settings.debug:
                 raise
             _leave_lost_run(replicas, error)
-        finally:
-            trainer.close()
-    if replicas.is_chief:
-        _write(settings, trainer, evaluation, directory)
     return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
 
 
@@ -141,15 +147,10 @@ def _replicas(settings: Settings) -> distribute.Replicas:
         ) from error
 
 
-def _trainer(
-    settings: Settings,
-    data: Dataset,
-    replicas: distribute.Replicas,
-    total_steps: int,
-    directory: Path,
-    signals: loop.StopSignals,
-    progress: Progress,
-) -> loop.Trainer:
+def parts(
+    settings: Settings, data: Dataset, replicas: distribute.Replicas, total_steps: int
+) -> dict[str, Any]:
+    """Step, feed, state and evaluation of a run, as arguments of `loop.Trainer`."""
     # Of the batch's entries only images are cast: mixup's targets need more than a half type.
     precision = Precision(settings.precision, inputs=("image",))
     dtype = precision.variable_dtype
@@ -172,21 +173,36 @@ def _trainer(
             accumulate=settings.accumulate,
             precision=precision,
         )
+    return {
+        "step": step,
+        "feed": pipeline.training_feed(settings, data, dtype),
+        "state": {"model": model, "optimizer": optimizer},
+        "evaluation": pipeline.evaluation(models.InPrecision(model, precision), data, dtype),
+        "replicas": replicas,
+    }
+
+
+def _trainer(
+    settings: Settings,
+    data: Dataset,
+    replicas: distribute.Replicas,
+    total_steps: int,
+    directory: Path,
+    signals: loop.StopSignals,
+    progress: Progress,
+) -> loop.Trainer:
     return loop.Trainer(
-        step=step,
-        feed=pipeline.training_feed(settings, data, dtype),
-        state={"model": model, "optimizer": optimizer},
+        **parts(settings, data, replicas, total_steps),
         directory=loop.RunDirectory(
             directory,
             configuration=_configuration(settings, total_steps),
             known=[FLAGS_FILE, RESULT_FILE],
             allow_change=settings.allow_change,
             fresh=settings.fresh,
+            rebuild={"flags": settings.to_flagfile().splitlines()},
         ),
         compile=settings.compile,
         steps_per_call=settings.steps_per_call or None,
-        replicas=replicas,
-        evaluation=pipeline.evaluation(models.InPrecision(model, precision), data, dtype),
         evaluate_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
         actions=[loop.Every(settings.log_every, progress, at_end=True)]
@@ -194,6 +210,7 @@ def _trainer(
         else [],
         on_nonfinite=settings.on_nonfinite,
         max_nonfinite=settings.max_nonfinite,
+        stall_seconds=settings.stall_seconds,
         stop_signals=signals,
     )
 
@@ -206,20 +223,6 @@ def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
     return kept
 
 
-def _total_steps(settings: Settings, data: Dataset) -> int:
-    size = len(data.train_images)
-    if settings.batch_size > size:
-        raise InputError(
-            "--batch_size",
-            expected=f"at most the {size} training examples of {data.name}",
-            found=settings.batch_size,
-            mend="choose a smaller batch",
-        )
-    if settings.steps is not None:
-        return settings.steps
-    return -(-(settings.epochs or 0) * size // settings.batch_size)
-
-
 def _fresh_directory(settings: Settings) -> Path:
     """A directory of this run's own, made here so that two runs of one second get two."""
     name = f"{settings.dataset}-{settings.model}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -229,6 +232,13 @@ def _fresh_directory(settings: Settings) -> Path:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise InputError(
+                "--directory",
+                expected="runs/ to be writable where none is given",
+                found=error.strerror,
+                mend="give --directory",
+            ) from error
         return path
     raise InputError("--directory", expected="a free name", found=name, mend="give --directory")
 

@@ -40,8 +40,11 @@ class JsonLines:
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         """Appends and flushes any records with a "step"."""
         lines = [json.dumps({k: _finite(v) for k, v in record.items()}) for record in records]
-        self._file.write("".join(f"{line}\n" for line in lines))
-        self._file.flush()
+        try:
+            self._file.write("".join(f"{line}\n" for line in lines))
+            self._file.flush()
+        except OSError as error:  # The system's own does not name the file.
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Closes the file."""

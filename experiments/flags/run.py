@@ -223,6 +223,15 @@ FAULTS = (
         only_with=("on_nonfinite", ("skip",)),
     ),
     Flag(
+        "stall_seconds",
+        "faults",
+        "float",
+        60.0,
+        "Seconds without a batch after which the log says that the run waits for input.",
+        low=0.0,
+        above=True,
+    ),
+    Flag(
         "allow_change",
         "faults",
         "bool",

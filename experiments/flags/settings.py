@@ -75,6 +75,7 @@ class Settings:
     virtual_devices: int
     on_nonfinite: Literal["stop", "skip"]
     max_nonfinite: int
+    stall_seconds: float
     allow_change: bool
     fresh: bool
     debug: bool

@@ -1,0 +1,105 @@
+"""Computes a step that was not finite again and says where the first such value arises.
+
+    python -m experiments.replay runs/a/nonfinite-000000000123.json
+    python -m experiments.replay runs/a/nonfinite-000000000123.json --data_dir=elsewhere
+
+A run that stops at a step which is not finite writes the file into its directory, beside the
+checkpoint of the step before. Model, optimizer and data are made again from the run's flags in the
+file (flags given here overrule those), the state is restored, and the one step is computed eagerly
+on one replica, operation by operation. Nothing is written.
+
+Exit status: 0 found where the value arises, 1 the step is finite when it is computed here (another
+compiler rounds otherwise; the data may have changed), 2 bad input (one line on stderr).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from experiments import datasets, flags, steps, tensorflow_import
+from experiments.entry import debug_requested, run_main
+from experiments.errors import InputError
+
+if TYPE_CHECKING:
+    from loop.nonfinite import Findings
+
+EXIT_FINITE = 1
+
+# Where and how a run went, which one eager step on one replica has no part in.
+_REPLACED = ("directory", "strategy", "virtual_devices", "compile", "download", "dump_weights")
+
+
+def main(argv: list[str]) -> int:
+    """Replays the file; returns the exit status."""
+    if len(argv) < 2 or argv[1].startswith("-"):
+        raise InputError(
+            "command line",
+            expected="a replay file",
+            found=argv[1] if len(argv) > 1 else "nothing",
+            mend="python -m experiments.replay RUN/nonfinite-STEP.json",
+        )
+    path, overruling = argv[1], argv[2:]
+    with tensorflow_import.without_banner(show=debug_requested(overruling)):
+        import tensorflow as tf
+
+        import loop
+        from experiments import training
+        from loop import checkpoint, replay
+
+        tf.config.list_physical_devices()
+    try:
+        file = replay.read(path)
+        settings = flags.parse([argv[0], *_flags(path, file.rebuild), *overruling])
+        data = datasets.load(settings.dataset, settings.data_dir)
+        replicas = loop.distribute.single()
+        parts = training.parts(settings, data, replicas, steps.total(settings, data))
+        trainer = loop.Trainer(**parts, compile="eager")
+        replay.restore(path, file, trainer.state)
+    except (replay.ReplayError, checkpoint.CheckpointError) as error:
+        raise InputError(
+            path,
+            expected="a replay file beside its checkpoint",
+            found=error,
+            mend="give the file in its run's directory, and this run's flags",
+        ) from error
+    print(
+        f"step {file.step} again, eagerly on one replica: seed {file.seed}, state {file.checkpoint}"
+    )
+    findings = trainer.examine()
+    ids = trainer.feed.example_ids(file.step)
+    for line in _lines(findings, None if ids is None else ids.tolist()):
+        print(line)
+    return EXIT_FINITE if findings.finite else 0
+
+
+def _flags(path: str, rebuild: dict[str, object]) -> list[str]:
+    stored = rebuild.get("flags")
+    if not isinstance(stored, list) or not all(isinstance(flag, str) for flag in stored):
+        raise InputError(
+            path,
+            expected="a replay file of experiments.train, with flags",
+            found="one of another program",
+            mend="replay it with that program, through loop.replay",
+        )
+    return [flag for flag in stored if flag.partition("=")[0].removeprefix("--") not in _REPLACED]
+
+
+def _lines(findings: Findings, ids: list[int] | None) -> list[str]:
+    """What was found, the cause first."""
+    if findings.finite:
+        return ["the step is finite when it is computed eagerly, on one replica, here"]
+    lines = [f"variables that are not finite before the step: {', '.join(findings.state)}"]
+    lines = lines if findings.state else []
+    for name, places in findings.batch.items():
+        known = [str(place if ids is None else ids[place]) for place in places]
+        kind = "positions" if ids is None else "examples"
+        lines.append(f"not finite in the batch: {name!r} of {kind} {', '.join(known)}")
+    lines += [f"first value that is not finite: {origin}" for origin in findings.origins[:1]]
+    lines += [f"later, on its own: {origin}" for origin in findings.origins[1:4]]
+    lines.append(f"loss: {findings.loss}")
+    lines.append(f"gradients that are not finite: {', '.join(findings.variables or ()) or 'none'}")
+    return lines
+
+
+if __name__ == "__main__":
+    run_main(main)
