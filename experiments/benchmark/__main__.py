@@ -2,10 +2,12 @@
 
     python -m experiments.benchmark steps --json=FILE [--quick] [--workloads=...] [--peers=...]
     python -m experiments.benchmark kernels --json=FILE [--quick]
+    python -m experiments.benchmark replicas --json=FILE [--quick]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
-`kernels` our kernels against TensorFlow's plain forms and Keras's layers. Every contender runs in
-each of at least five rounds, and a ratio is the median over the rounds of ours / theirs.
+`kernels` our kernels against TensorFlow's plain forms and Keras's layers, `replicas` training on
+two virtual CPUs. Every contender runs in each of at least five rounds, and a ratio is the median
+over the rounds of ours / theirs.
 """
 
 from __future__ import annotations
@@ -54,6 +56,16 @@ def _steps() -> dict[str, Any]:
     return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
 
 
+def _replicas() -> dict[str, Any]:
+    known = list(race.REPLICA_CONTENDERS)
+    peers = _selected("peers", _PEERS.value, known, known)
+    chosen = _selected(
+        "workloads", _WORKLOADS.value, list(workloads.WORKLOADS), list(race.REPLICA_WORKLOADS)
+    )
+    seconds = QUICK_SECONDS if _QUICK.value else _SECONDS.value
+    return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
+
+
 def _kernels() -> dict[str, Any]:
     # Imports TensorFlow, which the race of whole steps leaves to its contenders.
     from experiments.benchmark import kernel_race
@@ -61,7 +73,7 @@ def _kernels() -> dict[str, Any]:
     return kernel_race.run(quick=_QUICK.value, rounds=_ROUNDS.value)
 
 
-BENCHMARKS = {"steps": _steps, "kernels": _kernels}
+BENCHMARKS = {"steps": _steps, "kernels": _kernels, "replicas": _replicas}
 
 
 def _parse(argv: list[str]) -> str:

@@ -172,6 +172,14 @@ def optimizer(keras: Any, *, clip: bool) -> Any:
     )
 
 
+def mirrored_strategy(replicas: int = 2) -> tf.distribute.Strategy:
+    """MirroredStrategy on virtual CPUs; before TensorFlow has started."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(replicas)]
+    tf.config.set_logical_device_configuration(cpu, parts)
+    return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(replicas)])
+
+
 def dataset(workload: workloads.Workload) -> tf.data.Dataset:
     """Endless batches in the race's order, prefetched."""
     batches = tf.data.Dataset.from_tensor_slices(workloads.examples(workload))

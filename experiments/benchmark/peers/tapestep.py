@@ -8,7 +8,7 @@ import kernels
 import loop
 from experiments.benchmark import workloads
 from experiments.benchmark.peers import kernel_models, worker
-from loop import feeds, layers, optimizers, schedules
+from loop import distribute, feeds, layers, optimizers, schedules
 
 
 class Model(loop.Module):
@@ -51,8 +51,11 @@ class Tapestep:
         steps_per_call: int,
         *,
         sparse: optimizers.base.Sparse = "exact",
+        replicas: distribute.Replicas | None = None,
     ) -> None:
-        model = Model(workload)
+        replicas = replicas or distribute.single()
+        with replicas.scope():
+            model = Model(workload)
         schedule = schedules.exponential_decay(
             workloads.LEARNING_RATE,
             decay_steps=workloads.DECAY_STEPS,
@@ -73,12 +76,9 @@ class Tapestep:
         self._losses: list[float] = []
         self._wanted = 0
         x, y = workloads.examples(workload)
-        step = loop.GradientStep(
-            loss_fn,
-            model.trainable_variables,
-            optimizer,
-            clip=kernels.ClipByGlobalNorm(workloads.CLIP_NORM),
-        )
+        clip = kernels.ClipByGlobalNorm(workloads.CLIP_NORM)
+        with replicas.scope():
+            step = loop.GradientStep(loss_fn, model.trainable_variables, optimizer, clip=clip)
         self._trainer = loop.Trainer(
             step=step,
             feed=feeds.Arrays({"x": x, "y": y}, batch_size=workload.batch, shuffle=False),
@@ -86,6 +86,7 @@ class Tapestep:
             compile="auto",
             steps_per_call=steps_per_call,
             writers=[self._collect],
+            replicas=replicas,
         )
         self.note = f"compile={self._trainer.mode}, steps_per_call={self._trainer.steps_per_call}"
 
