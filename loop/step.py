@@ -15,6 +15,7 @@ from loop import state, step_context
 from loop.loss_scale import LossScale, unscaled
 from loop.optimizers import Optimizer
 from loop.precision import Precision, as_precision
+from loop.shadow_weights import ShadowWeights
 from loop.step_context import MovingAverage, StepContext
 
 _log = logging.getLogger(__name__)
@@ -53,9 +54,11 @@ class GradientStep:
         leaves batch and variables as they are.
       loss_scale: of float16; a `LossScale` with its own numbers, made within the replicas' scope.
         None for the usual one where the precision needs it.
+      after_update: what moves with the weights: `WeightEMA`, `Lookahead`, in this order.
 
     Attributes:
-      state: the loss scale's variables; {} without one. A `Trainer` adds them to its state.
+      state: the variables of the loss scale and of `after_update`, {} without these. A `Trainer`
+        adds them to its state.
 
     Returns (when called with a batch, inside a compiled loop):
       The step's row: `loss`, `learning_rate`, `gradient_norm` (before the clip), `clipped`,
@@ -80,6 +83,7 @@ class GradientStep:
         accumulate: int = 1,
         precision: Precision | str | None = None,
         loss_scale: LossScale | None = None,
+        after_update: Sequence[ShadowWeights] = (),
     ) -> None:
         if not variables:
             raise ValueError("GradientStep: variables is empty; there is nothing to train")
@@ -93,8 +97,14 @@ class GradientStep:
         self.accumulate = accumulate
         self.precision = None if precision is None else as_precision(precision)
         self.loss_scale = self._loss_scale_for(loss_scale)
-        self.state: state.State = {} if self.loss_scale is None else dict(self.loss_scale.state)
+        self.after_update = tuple(after_update)
         optimizer.build(variables)  # Refuses an optimizer that was built with others.
+        for shadows in self.after_update:
+            shadows.build(variables)
+        self.state: state.State = state.named(
+            {shadows.name: shadows for shadows in self.after_update}
+            | ({} if self.loss_scale is None else self.loss_scale.state)
+        )
 
     def _loss_scale_for(self, loss_scale: LossScale | None) -> LossScale | None:
         """The loss scale in use, after a check that the precision fits the variables."""
@@ -147,6 +157,8 @@ class GradientStep:
             clipped = self.clip(sums.gradients, self.variables)
         finite = tf.math.is_finite(sums.loss) & tf.math.is_finite(clipped.norm)
         self.optimizer.apply(clipped.gradients, global_step=context.global_step, finite=finite)
+        for shadows in self.after_update:
+            shadows.apply(finite)
         for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
             _commit(average, value, weight, finite)
         row = {

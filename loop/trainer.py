@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from loop.global_step import GlobalStep
 from loop.meter import Meter, Phase
 from loop.rows import Rows
 from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
+from loop.shadow_weights import ShadowWeights
 from loop.signals import StopSignals
 from loop.step_context import StepContext
 from loop.writers import JsonLines, Writer
@@ -45,6 +47,7 @@ class Trainer:
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
       evaluation: what `evaluate` runs.
+      evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
       checkpoint_every: steps; 0 for the end alone.
       actions: what else to do at which boundaries.
@@ -81,6 +84,7 @@ class Trainer:
         steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
         evaluation: Evaluation | None = None,
+        evaluation_weights: ShadowWeights | None = None,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         actions: Sequence[Every] = (),
@@ -124,6 +128,7 @@ class Trainer:
         self.steps_per_call = steps_per_call or getattr(feed, "steps_per_call", 64)
         self._chosen: compiling.CompiledLoop | None = None
         self._evaluation = evaluation
+        self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
         self._examined = nonfinite.Step(
             step, feed, self.state, self.replicas, hooks=_seed_hooks(state)
@@ -307,13 +312,19 @@ class Trainer:
             with self.meter.phase("compile"):
                 self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
                 self._compiled_evaluation.compile()
-        with self.meter.phase("evaluate"):
+        with self.meter.phase("evaluate"), self.evaluated_weights():
             results = self._compiled_evaluation()
         step = int(self.global_step)
         self.evaluations.append((step, results))
         if self._evaluation_lines is not None:
             self._evaluation_lines.write([{"step": step, **results}])
         return results
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Inside it the weights are those to evaluate: `evaluation_weights`, or their own."""
+        if self._evaluation_weights is None:
+            return contextlib.nullcontext()
+        return self._evaluation_weights.swapped(self.replicas)
 
     def save(self) -> None:
         """Saves a checkpoint of the current step, unless there is one; nothing without a directory.
