@@ -47,7 +47,9 @@ def crc32c(strings: Sequence[bytes | memoryview]) -> _Words:
     table = _two_byte_table()
     crc: _Words = np.zeros(len(words), np.uint32)
     for column in np.ascontiguousarray(words.T):
-        crc = table[(crc & 0xFFFF) ^ column] ^ (crc >> 16)
+        low = (crc.astype(np.uint16) ^ column).astype(np.intp)
+        crc >>= 16
+        crc ^= table.take(low, mode="clip")
     crc = crc.reshape(len(strings), lanes)
     length = _SEGMENT
     while crc.shape[1] > 1:
