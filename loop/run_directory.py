@@ -128,16 +128,24 @@ class RunDirectory:
             saved = {name: self._saved_exactness[name]}
             _warn_inexact(checkpoint.differences(saved, {name: value}))
 
-    def save(self, step: int) -> None:
+    def save(
+        self, step: int, feed_state: Any | None = None, *, pinned: Collection[int] = ()
+    ) -> None:
         """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
 
         Retention leaves the checkpoints that replay files need.
 
+        Args:
+          step: finished steps.
+          feed_state: JSON values that a feed with a state of its own needs to go on from there.
+          pinned: steps whose checkpoints retention leaves too.
+
         Raises:
           CheckpointError: the save before this one failed.
         """
-        pinned = replay.steps_in(self.path)
-        self._saver.save(step, self._state, self._metadata, pinned=pinned)
+        metadata = {**self._metadata, "feed": feed_state}
+        kept = {*replay.steps_in(self.path), *pinned}
+        self._saver.save(step, self._state, metadata, pinned=kept)
 
     def save_replay(self, failure: Failure) -> str:
         """Saves the state before a step that is not finite, and a replay file; waits for both.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -50,8 +51,8 @@ class ResumableIterator:
     Raises:
       TypeError: if the iterator lacks one of the three methods.
       ValueError: if batch_size is below 1.
-      FeedError: when a batch is asked for, where the iterator has run dry (names the step), a batch
-        has another size, shape or dtype, or no state of the step is known.
+      FeedError: when a batch is asked for, where the iterator has run dry (names the step), or a
+        batch has another size, shape or dtype.
     """
 
     def __init__(
@@ -82,16 +83,22 @@ class ResumableIterator:
         self._lock = threading.Lock()
 
     def _from(self, step: int) -> Iterator[Mapping[str, Any]]:
-        self._iterator.set_state(decoded(self.state_at(step)))
+        """The batches from a step on, read forward from the last known state before it."""
+        before = [known for known in self._states if known <= step]
+        if not before:
+            raise FeedError(
+                f"ResumableIterator: expected to know a state at or before step {step}, found "
+                f"those at {sorted(self._states)}; make the feed anew"
+            )
+        self._iterator.set_state(decoded(self._states[max(before)]))
+        return itertools.islice(self._batches(), step - max(before), None)
 
-        def batches() -> Iterator[Mapping[str, Any]]:
-            while True:
-                try:
-                    yield next(self._iterator)
-                except StopIteration:
-                    return
-
-        return batches()
+    def _batches(self) -> Iterator[Mapping[str, Any]]:
+        while True:
+            try:
+                yield next(self._iterator)
+            except StopIteration:
+                return
 
     def resident(self) -> Batch:
         """Nothing stays on the device."""
@@ -117,19 +124,12 @@ class ResumableIterator:
         """An iterator's examples have no ids."""
         del step
 
-    def state_at(self, step: int) -> Any:
+    def state_at(self, step: int) -> Any | None:
         """The iterator's state before the batch of `step`, as JSON values; never waits.
 
-        Raises:
-          FeedError: if it is not known: the step is no end of a recent call.
+        None if `step` is no end of a recent call: a resume then reads forward from the start.
         """
-        states = self._states  # Replaced, never changed, by the thread that reads ahead.
-        if step not in states:
-            raise FeedError(
-                f"ResumableIterator: expected to know the iterator's state at step {step}, found "
-                f"those at {sorted(states)}; resume from a checkpoint of this feed"
-            )
-        return states[step]
+        return self._states.get(step)  # Replaced, never changed, by the thread that reads ahead.
 
     def restore(self, step: int, state: Any) -> None:
         """Takes up at `step` from what `state_at(step)` gave."""
