@@ -16,7 +16,7 @@ from loop.actions import Every
 from loop.checkpoint import Restored
 from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed
+from loop.feeds import Feed, saved_state
 from loop.global_step import GlobalStep
 from loop.meter import Meter, Phase
 from loop.rows import Rows
@@ -198,6 +198,8 @@ class Trainer:
                 self._saved_step = step
         if self._directory is not None:
             self.replicas.broadcast_from_chief(self.state)
+            feed_state = restored.metadata.get("feed") if restored is not None else None
+            saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
         self._ready = True
         return restored
 
@@ -336,7 +338,7 @@ class Trainer:
         if self._directory is None or not self.replicas.is_chief or step == self._saved_step:
             return
         with self.meter.phase("checkpoint"):
-            self._directory.save(step)
+            self._directory.save(step, saved_state.state_of(self.feed, step))
         self._saved_step = step
 
     def stop(self, reason: str) -> None:
