@@ -50,7 +50,7 @@ class Findings:
       variables: the names of the variables whose gradients are not finite; None where the step
         function does not tell its gradients.
       origins: with `trace`: the operations that made a value that is not finite out of finite ones,
-        in order, without those that did the same in a step that is finite.
+        in order; without those that did the same in a step that is finite, if others are left.
     """
 
     step: int
@@ -102,13 +102,12 @@ class Step:
                     return _findings(number, state, batch, loss, gradients)
                 batch, loss, gradients, origins = self._traced(number)
                 found = _findings(number, state, batch, loss, gradients)
+                if found.finite:
+                    return found
                 assign(self.state, saved)
-                batch, loss, gradients, usual = self._traced(number + 1)
-                if _findings(number + 1, (), batch, loss, gradients).finite:
-                    # An infinity that is meant (a mask, a logarithm that a select leaves out).
-                    meant = {origin.key for origin in usual}
-                    origins = [origin for origin in origins if origin.key not in meant]
-                return dataclasses.replace(found, origins=tuple(origins))
+                # Any other batch; an earlier one, since a data set may end.
+                kept = self._without_meant(origins, number - 1 if number else 1)
+                return dataclasses.replace(found, origins=tuple(kept))
         finally:
             assign(self.state, saved)
 
@@ -121,6 +120,15 @@ class Step:
         first = self.replicas.local_ids[0]
         with strategy.scope(), tf.distribute.ReplicaContext(strategy, first):
             yield
+
+    def _without_meant(self, origins: list[Origin], other_step: int) -> list[Origin]:
+        """Leaves out the infinities that are meant: a mask, a logarithm that a select drops."""
+        batch, loss, gradients, usual = self._traced(other_step)
+        if not _findings(other_step, (), batch, loss, gradients).finite:
+            return origins
+        meant = {origin.key for origin in usual}
+        # None other: then the step let one of those through.
+        return [origin for origin in origins if origin.key not in meant] or origins
 
     def _traced(
         self, number: int

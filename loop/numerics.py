@@ -237,7 +237,7 @@ def _site(frame: FrameType | None) -> Site | None:
     """The innermost line of code of the user's or of the kernels, and the innermost layer."""
     found: FrameType | None = None
     layer: str | None = None
-    while frame is not None and layer is None:
+    while frame is not None and (found is None or layer is None):
         file = frame.f_code.co_filename
         if file in _OWN:
             # Outside this is the loop itself; the layers are within.
@@ -245,7 +245,8 @@ def _site(frame: FrameType | None) -> Site | None:
         if found is None and _is_code(file):
             found = frame
         owner = frame.f_locals.get("self")
-        layer = None if owner is None else _layer_name(owner)
+        if layer is None and owner is not None:
+            layer = _layer_name(owner)
         frame = frame.f_back
     if found is None:
         return None
