@@ -3,11 +3,14 @@
     python -m experiments.benchmark steps --json=FILE [--quick] [--workloads=...] [--peers=...]
     python -m experiments.benchmark kernels --json=FILE [--quick]
     python -m experiments.benchmark replicas --json=FILE [--quick]
+    python -m experiments.benchmark start_up --json=FILE [--quick]
+    python -m experiments.benchmark overhead --json=FILE [--quick]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
 `kernels` our kernels against TensorFlow's plain forms and Keras's layers, `replicas` training on
-two virtual CPUs. Every contender runs in each of at least five rounds, and a ratio is the median
-over the rounds of ours / theirs.
+two virtual CPUs; `start_up` times the wait until the first and the hundredth step, `overhead` what
+the loop itself costs a call. Every contender runs in each of at least five rounds, and a ratio is
+the median over the rounds of ours / theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments.benchmark import race, timing, workloads
+from experiments.benchmark import race, start_up, timing, workloads
 from experiments.entry import run_main
 from experiments.errors import InputError, alternatives
 
@@ -66,6 +69,21 @@ def _replicas() -> dict[str, Any]:
     return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
 
 
+def _start_up() -> dict[str, Any]:
+    known = list(start_up.CONTENDERS)
+    peers = _selected("peers", _PEERS.value, known, known)
+    default = list(start_up.WORKLOADS[:1] if _QUICK.value else start_up.WORKLOADS)
+    chosen = _selected("workloads", _WORKLOADS.value, list(workloads.WORKLOADS), default)
+    return start_up.run(peers, chosen, rounds=_ROUNDS.value)
+
+
+def _overhead() -> dict[str, Any]:
+    # Imports TensorFlow, as the kernels' does.
+    from experiments.benchmark import overhead
+
+    return overhead.run(quick=_QUICK.value, rounds=_ROUNDS.value)
+
+
 def _kernels() -> dict[str, Any]:
     # Imports TensorFlow, which the race of whole steps leaves to its contenders.
     from experiments.benchmark import kernel_race
@@ -73,7 +91,13 @@ def _kernels() -> dict[str, Any]:
     return kernel_race.run(quick=_QUICK.value, rounds=_ROUNDS.value)
 
 
-BENCHMARKS = {"steps": _steps, "kernels": _kernels, "replicas": _replicas}
+BENCHMARKS = {
+    "steps": _steps,
+    "kernels": _kernels,
+    "replicas": _replicas,
+    "start_up": _start_up,
+    "overhead": _overhead,
+}
 
 
 def _parse(argv: list[str]) -> str:

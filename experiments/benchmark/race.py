@@ -77,7 +77,9 @@ class Ready:
 class Process:
     """A contender's process; a context manager that ends it."""
 
-    def __init__(self, contender: str, workload: str, steps_per_call: int) -> None:
+    def __init__(
+        self, contender: str, workload: str, steps_per_call: int, *, start_up: bool = False
+    ) -> None:
         environment = {**CONTENDERS, **REPLICA_CONTENDERS}[contender]
         python = (
             pathlib.Path(sys.executable)
@@ -91,6 +93,8 @@ class Process:
         module = f"experiments.benchmark.peers.{contender}"
         command = [str(python), "-m", module, f"--workload={workload}"]
         command.append(f"--steps_per_call={steps_per_call}")
+        if start_up:
+            command.append(f"--started_at={time.time()!r}")
         self._contender = contender
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by __exit__
         self._started = time.perf_counter()
@@ -119,7 +123,12 @@ class Process:
             self._process.stdout.close()
         self._errors.close()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """The next line from the contender.
+
+        Raises:
+          ContenderError: when it stops instead.
+        """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -136,7 +145,7 @@ class Process:
         Raises:
           ContenderError: when it stops instead.
         """
-        message = self._answer()["ready"]
+        message = self.answer()["ready"]
         return Ready(start_s=time.perf_counter() - self._started, **message)
 
     def go(self, steps: int) -> tuple[float, int]:
@@ -151,7 +160,7 @@ class Process:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the missing answer says why
-        answer = self._answer()
+        answer = self.answer()
         return float(answer["ms"]), int(answer["peak_rss_bytes"])
 
 

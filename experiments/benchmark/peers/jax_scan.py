@@ -13,7 +13,13 @@ from experiments.benchmark.peers import jax_models, worker
 
 
 class JaxScan:
-    """Scans over the next batches' indices, `steps_per_call` at a time."""
+    """Scans over the next batches' indices, `steps_per_call` at a time.
+
+    Attributes:
+      fixed_calls: a scan of another length would be compiled anew.
+    """
+
+    fixed_calls = True
 
     def __init__(self, workload: workloads.Workload, steps_per_call: int) -> None:
         self._data = jax_models.batches(workload)

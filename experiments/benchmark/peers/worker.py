@@ -7,6 +7,10 @@ Lines on stdin and stdout, one JSON object each way:
     worker: {"ms": milliseconds a step, "peak_rss_bytes": bytes}
     parent: quit
 
+With --started_at the worker measures its start instead, and ends after one line:
+
+    worker: {"first_step_s": s, "step_100_s": s}
+
 Whatever a library prints goes to stderr, so that it cannot be taken for an answer.
 """
 
@@ -26,6 +30,7 @@ from typing import Protocol
 from experiments.benchmark import workloads
 
 CHECKED_STEPS = 3
+START_UP_STEPS = 100
 
 
 class Contender(Protocol):
@@ -82,11 +87,28 @@ def _timed(contender: Contender, steps: int) -> float:
     return (elapsed if seconds is None else seconds) * 1e3 / steps
 
 
+def _start_up(contender: Contender, steps_per_call: int, started_at: float) -> dict[str, object]:
+    """Seconds from the process's start to the end of step 1 and of step 100.
+
+    A contender of fixed calls (`lax.scan`) is at its first step when its first call ends.
+    """
+    smallest = steps_per_call if getattr(contender, "fixed_calls", False) else 1
+    contender.run(smallest)
+    first = time.time() - started_at
+    done = smallest
+    while done < START_UP_STEPS:
+        steps = min(steps_per_call, max(smallest, START_UP_STEPS - done))
+        contender.run(steps)
+        done += steps
+    return {"first_step_s": first, "step_100_s": time.time() - started_at}
+
+
 def serve(build: Build) -> None:
     """Runs the worker: builds, warms up, and answers until `quit` or the end of stdin."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--workload", required=True, choices=sorted(workloads.WORKLOADS))
     parser.add_argument("--steps_per_call", type=int, default=0)
+    parser.add_argument("--started_at", type=float, help="seconds since the epoch")
     arguments = parser.parse_args()
     workload = workloads.WORKLOADS[arguments.workload]
     steps_per_call = arguments.steps_per_call or workload.steps_per_call
@@ -99,6 +121,9 @@ def serve(build: Build) -> None:
 
     started = time.perf_counter()
     contender = build(workload, steps_per_call)
+    if arguments.started_at is not None:
+        answer(_start_up(contender, steps_per_call, arguments.started_at))
+        return
     losses = contender.first_losses(CHECKED_STEPS)
     contender.run(steps_per_call)
     compile_s = time.perf_counter() - started
