@@ -13,12 +13,14 @@ from loop import autotune, distribute, keras_adapter, nonfinite, stall
 from loop import compile as compiling
 from loop import state as states
 from loop.actions import Every
+from loop.best import BestCheckpoints
 from loop.checkpoint import Restored
 from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, saved_state
 from loop.global_step import GlobalStep
 from loop.meter import Meter, Phase
+from loop.monitor import read_evaluations
 from loop.rows import Rows
 from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
 from loop.shadow_weights import ShadowWeights
@@ -50,6 +52,7 @@ class Trainer:
       evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
       checkpoint_every: steps; 0 for the end alone.
+      keep_best: which checkpoints to keep besides the newest.
       actions: what else to do at which boundaries.
       writers: given every call's rows.
       on_nonfinite: "stop" at the first non-finite step, or "skip" up to `max_nonfinite` in a row.
@@ -63,7 +66,8 @@ class Trainer:
       state: name -> variable, what checkpoints hold.
       meter: where the time went.
       rows: the last call's rows.
-      evaluations: (step, results) of every evaluation since the start of this process.
+      evaluations: (step, results) of every evaluation of the run; a resumed one's earlier ones are
+        known to the chief.
       stop_reason: why training ended early; None if it did not.
       stop_signal: the signal that ended it, on whichever worker it came; None without one.
       steps_per_call: see above.
@@ -87,6 +91,7 @@ class Trainer:
         evaluation_weights: ShadowWeights | None = None,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
+        keep_best: BestCheckpoints | None = None,
         actions: Sequence[Every] = (),
         writers: Sequence[Writer] = (),
         on_nonfinite: Literal["stop", "skip"] = "stop",
@@ -143,6 +148,9 @@ class Trainer:
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
         self._directory = directory
+        self._keep_best = keep_best
+        if keep_best is not None:
+            actions = [*actions, Every(keep_best.monitor.every, keep_best)]
         self._actions = _actions(evaluate_every, actions, checkpoint_every)
         self._ready = False
         self._compiled = False
@@ -193,6 +201,7 @@ class Trainer:
             self._step_lines = JsonLines(self._directory.path / METRICS, step=step)
             self._writers.append(self._step_lines)
             self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
+            self.evaluations = read_evaluations(self._evaluation_lines.path)
             if restored is not None:
                 _log.info("resumed from %s at step %d", restored.path, step)
                 self._saved_step = step
@@ -337,8 +346,9 @@ class Trainer:
         step = int(self.global_step)
         if self._directory is None or not self.replicas.is_chief or step == self._saved_step:
             return
+        best = () if self._keep_best is None else self._keep_best.steps(self.evaluations)
         with self.meter.phase("checkpoint"):
-            self._directory.save(step, saved_state.state_of(self.feed, step))
+            self._directory.save(step, saved_state.state_of(self.feed, step), pinned=best)
         self._saved_step = step
 
     def stop(self, reason: str) -> None:
