@@ -7,9 +7,9 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-Evaluations = Sequence[tuple[int, dict[str, float]]]
+Evaluations = Sequence[tuple[int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +58,22 @@ class Monitor:
         """The (step, value)s that count, by step; of two evaluations of a step the later one.
 
         Raises:
-          ValueError: if an evaluation has no such metric.
+          ValueError: if an evaluation has no such metric, or it is no number.
         """
         values: dict[int, float] = {}
         for step, results in evaluations:
             if step % self.every:
                 continue
-            if self.metric not in results:
+            if not isinstance(results.get(self.metric), (int, float)):
                 raise ValueError(
-                    f"Monitor: the evaluation of step {step} has no {self.metric!r}, it has "
+                    f"Monitor: the evaluation of step {step} has no number {self.metric!r}, it has "
                     f"{', '.join(results)}"
                 )
             values[step] = results[self.metric]
         return sorted(values.items())
 
 
-def read_evaluations(path: Path) -> list[tuple[int, dict[str, float]]]:
+def read_evaluations(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The evaluations in a run's `evaluations.jsonl`; a null is NaN. None where there is no file.
 
     Raises:
@@ -84,12 +84,12 @@ def read_evaluations(path: Path) -> list[tuple[int, dict[str, float]]]:
     return list(_parsed(path.read_text(encoding="utf-8").splitlines(), path))
 
 
-def _parsed(lines: Iterable[str], path: Path) -> Iterable[tuple[int, dict[str, float]]]:
+def _parsed(lines: Iterable[str], path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             step = int(record.pop("step"))
-            yield step, {k: math.nan if v is None else float(v) for k, v in record.items()}
+            yield step, {k: math.nan if v is None else v for k, v in record.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected an evaluation as the run writes it, found "

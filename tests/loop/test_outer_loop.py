@@ -88,7 +88,7 @@ def test_only_evaluations_at_the_interval_count():
     monitor = Monitor("loss", every=10)
     evaluations = [(10, {"loss": 3.0}), (13, {"loss": 1.0}), (20, {"loss": 2.0})]
     assert monitor.history([*evaluations, (20, {"loss": 2.5})]) == [(10, 3.0), (20, 2.5)]
-    with pytest.raises(ValueError, match="step 10 has no 'accuracy', it has loss"):
+    with pytest.raises(ValueError, match="step 10 has no number 'accuracy', it has loss"):
         Monitor("accuracy", every=10).history(evaluations)
     best = BestCheckpoints("loss", 2, every=10)
     assert best.steps([*evaluations, (30, {"loss": 2.0}), (40, {"loss": math.nan})]) == [20, 30]
