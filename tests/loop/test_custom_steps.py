@@ -42,7 +42,8 @@ def _gan():
     def step(batch):
         context = step_context.current("gan")
         with tf.GradientTape(persistent=True) as tape:
-            fake = critic(generator(_noise(3)))
+            noise = _noise(3)
+            fake = critic(generator(noise))
             real = critic(batch["x"])
             critic_loss = tf.reduce_mean(tf.nn.softplus(-real) + tf.nn.softplus(fake))
             generator_loss = tf.reduce_mean(tf.nn.softplus(-fake))
@@ -55,7 +56,12 @@ def _gan():
         count = len(critic.trainable_variables)
         for optimizer, gradients in ((of_critic, both[:count]), (of_generator, both[count:])):
             optimizer.apply(gradients, global_step=context.global_step, finite=finite)
-        return {"critic": critic_loss, "generator": generator_loss, "finite": finite}
+        return {
+            "critic": critic_loss,
+            "generator": generator_loss,
+            "finite": finite,
+            "noise": noise[0, 0],
+        }
 
     state = {
         "generator": generator,
@@ -174,7 +180,8 @@ def test_compiled_steps_compute_what_eager_steps_do(runs, kind, mode):
 
 def test_a_gans_two_updates_are_one_step(runs):
     """After six steps both optimizers made six updates, every variable moved, the counter is 6."""
-    _, start, state, _ = runs["gan", "xla"]
+    rows, start, state, _ = runs["gan", "xla"]
+    assert len({row["noise"] for row in rows}) == _UNTIL
     assert int(state["global_step"]) == _UNTIL
     for owner in ("generator", "critic"):
         assert int(state[f"optimizers/{owner}/update_count"]) == _UNTIL
