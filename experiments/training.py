@@ -18,7 +18,7 @@ import rich
 import tensorflow as tf
 
 import loop
-from experiments import models, pipeline, recipe, steps
+from experiments import models, outer_loop, pipeline, recipe, steps
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
@@ -55,6 +55,9 @@ _HARMLESS = frozenset(
         "checkpoint_every",
         "dump_weights",
         "steps_per_call",
+        "early_stop",
+        "keep_best",
+        "keep_last",
         "on_nonfinite",
         "max_nonfinite",
         "stall_seconds",
@@ -150,7 +153,7 @@ def _replicas(settings: Settings) -> distribute.Replicas:
 def parts(
     settings: Settings, data: Dataset, replicas: distribute.Replicas, total_steps: int
 ) -> dict[str, Any]:
-    """Step, feed, state and evaluation of a run, as arguments of `loop.Trainer`."""
+    """Step, feed, state, evaluation and its actions, as arguments of `loop.Trainer`."""
     # Of the batch's entries only images are cast: mixup's targets need more than a half type.
     precision = Precision(settings.precision, inputs=("image",))
     dtype = precision.variable_dtype
@@ -164,7 +167,9 @@ def parts(
             precision=precision,
             synchronized=settings.batch_norm == "synchronized",
         )
-        optimizer = recipe.optimizer(settings, recipe.schedule(settings, total_steps))
+        outer = outer_loop.OuterLoop(settings)
+        schedule = outer.schedule(recipe.schedule(settings, total_steps))
+        optimizer = recipe.optimizer(settings, schedule)
         step = loop.GradientStep(
             pipeline.loss_function(model),
             model.trainable_variables,
@@ -172,13 +177,15 @@ def parts(
             clip=recipe.clip(settings),
             accumulate=settings.accumulate,
             precision=precision,
+            after_update=outer.after_update,
         )
     return {
         "step": step,
         "feed": pipeline.training_feed(settings, data, dtype),
-        "state": {"model": model, "optimizer": optimizer},
+        "state": {"model": model, "optimizer": optimizer, **outer.state},
         "evaluation": pipeline.evaluation(models.InPrecision(model, precision), data, dtype),
         "replicas": replicas,
+        **outer.trainer_options(),
     }
 
 
@@ -191,11 +198,15 @@ def _trainer(
     signals: loop.StopSignals,
     progress: Progress,
 ) -> loop.Trainer:
+    made = parts(settings, data, replicas, total_steps)
+    if replicas.is_chief:
+        made["actions"].append(loop.Every(settings.log_every, progress, at_end=True))
     return loop.Trainer(
-        **parts(settings, data, replicas, total_steps),
+        **made,
         directory=loop.RunDirectory(
             directory,
             configuration=_configuration(settings, total_steps),
+            keep=settings.keep_last,
             known=[FLAGS_FILE, RESULT_FILE],
             allow_change=settings.allow_change,
             fresh=settings.fresh,
@@ -205,9 +216,6 @@ def _trainer(
         steps_per_call=settings.steps_per_call or None,
         evaluate_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
-        actions=[loop.Every(settings.log_every, progress, at_end=True)]
-        if replicas.is_chief
-        else [],
         on_nonfinite=settings.on_nonfinite,
         max_nonfinite=settings.max_nonfinite,
         stall_seconds=settings.stall_seconds,
@@ -220,6 +228,8 @@ def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
     kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _HARMLESS}
     if settings.schedule in _ENDING_SCHEDULES and settings.decay_steps is None:
         kept["decay_steps"] = total_steps - settings.warmup_steps
+    if settings.plateau:
+        kept["eval_every"] = settings.eval_every
     return kept
 
 
@@ -258,6 +268,7 @@ def _result(trainer: loop.Trainer, evaluation: dict[str, float]) -> dict[str, An
         "seconds": dict(meter.seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "interrupted": trainer.stop_signal,
+        "stopped": trainer.stop_reason,
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,

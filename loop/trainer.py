@@ -15,6 +15,7 @@ from loop import state as states
 from loop.actions import Every
 from loop.best import BestCheckpoints
 from loop.checkpoint import Restored
+from loop.early_stopping import EarlyStopping
 from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, saved_state
@@ -226,6 +227,9 @@ class Trainer:
             self.open()
         self.stop_reason = None
         step = int(self.global_step)
+        for every in self._actions:  # A run that had stopped early stays stopped when resumed.
+            if isinstance(every.action, EarlyStopping) and every.is_due(step):
+                every.action(self)
         loop = self._loop(until - step)
         with ThreadPoolExecutor(1, "prepare the next call") as background:
             count = self._count(step, until)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from experiments.errors import InputError, alternatives
-from experiments.flags import table
+from experiments.flags import outer, table
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
 
@@ -27,6 +27,7 @@ def check(values: dict[str, Any], given: Set[str]) -> None:
     _check_schedule(values)
     _check_length(values)
     _check_run(values)
+    _check_decisions(values)
     _check_paths(values)
 
 
@@ -156,6 +157,26 @@ def _check_run(values: dict[str, Any]) -> None:
                 expected="--directory beside it",
                 found="none",
                 mend=f"add --directory=FOLDER, or remove --{name}",
+            )
+
+
+def _check_decisions(values: dict[str, Any]) -> None:
+    """Decisions on evaluations need evaluations, and their options need a decision."""
+    decisions = [name for name in outer.DECISIONS if values[name]]
+    if decisions and not values["eval_every"]:
+        raise InputError(
+            f"--{decisions[0]}",
+            expected="--eval_every beside it",
+            found="none",
+            mend="add --eval_every=N",
+        )
+    for name, needed in (("monitor", outer.DECISIONS), ("plateau_factor", ("plateau",))):
+        if values[name] != table.BY_NAME[name].default and not any(values[n] for n in needed):
+            raise InputError(
+                f"--{name}",
+                expected=alternatives(f"--{other}" for other in needed) + " beside it",
+                found="none",
+                mend=f"remove --{name}, or add one of them",
             )
 
 

@@ -68,6 +68,14 @@ class Settings:
     eval_every: int
     checkpoint_every: int
     dump_weights: str | None
+    ema: float
+    lookahead: int
+    monitor: Literal["loss", "accuracy"]
+    early_stop: int
+    keep_best: int
+    keep_last: int
+    plateau: int
+    plateau_factor: float
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]
     compile: Literal["xla", "graph", "eager", "auto"]
     steps_per_call: int

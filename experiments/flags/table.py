@@ -1,6 +1,6 @@
 """Every flag of `python -m experiments.train`, in the order of `--help`."""
 
-from experiments.flags import run, training
+from experiments.flags import outer, run, training
 from experiments.flags.flag import Flag
 
 FLAGS: tuple[Flag, ...] = (
@@ -11,6 +11,8 @@ FLAGS: tuple[Flag, ...] = (
     *run.CLIPPING,
     *run.AUGMENTATION,
     *run.RUN,
+    *outer.AVERAGES,
+    *outer.EVALUATION,
     *run.PRECISION,
     *run.COMPILE,
     *run.REPLICAS,

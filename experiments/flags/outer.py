@@ -1,0 +1,89 @@
+"""The flags of what goes on beside the updates: averages, and what evaluations decide."""
+
+from __future__ import annotations
+
+from experiments.flags.flag import INT32_MAX, Flag
+
+MONITORED = ("loss", "accuracy")
+# A flag that is off at 0 is no choice, so what hangs on it is checked in `rules`.
+DECISIONS = ("early_stop", "keep_best", "plateau")
+
+AVERAGES = (
+    Flag(
+        "ema",
+        "averages",
+        "float",
+        0.0,
+        "Evaluate on an exponential moving average of the weights that keeps this share a step; 0"
+        " for none.",
+        low=0.0,
+        high=1.0,
+        below=True,
+    ),
+    Flag(
+        "lookahead",
+        "averages",
+        "int",
+        0,
+        "Pull the weights half-way back to slow ones every so many steps; 0 for never.",
+        low=0,
+        high=INT32_MAX,
+    ),
+)
+EVALUATION = (
+    Flag(
+        "monitor",
+        "evaluation",
+        "choice",
+        "loss",
+        "The test metric that the flags below follow: the loss's least, or the accuracy's most.",
+        MONITORED,
+    ),
+    Flag(
+        "early_stop",
+        "evaluation",
+        "int",
+        0,
+        "Stop after this many evaluations without a new best; 0 for never.",
+        low=0,
+        high=INT32_MAX,
+    ),
+    Flag(
+        "keep_best",
+        "evaluation",
+        "int",
+        0,
+        "Keep this many of the best evaluated checkpoints besides the newest ones.",
+        low=0,
+        high=INT32_MAX,
+    ),
+    Flag(
+        "keep_last",
+        "evaluation",
+        "int",
+        3,
+        "Keep this many of the newest checkpoints.",
+        low=1,
+        high=INT32_MAX,
+    ),
+    Flag(
+        "plateau",
+        "evaluation",
+        "int",
+        0,
+        "Reduce the learning rate after this many evaluations without a new best; 0 for never.",
+        low=0,
+        high=INT32_MAX,
+    ),
+    Flag(
+        "plateau_factor",
+        "evaluation",
+        "float",
+        0.1,
+        "What --plateau multiplies the rate by.",
+        low=0.0,
+        high=1.0,
+        above=True,
+        below=True,
+    ),
+)
