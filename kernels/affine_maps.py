@@ -47,7 +47,7 @@ def affine_matrices(
       window_height: share of the height; negative flips top and bottom.
 
     Returns:
-      float32 [B, 6] for `affine_transform` ([6] if every parameter is a float).
+      [B, 6] in the parameters' dtype; float32 [6] if every parameter is a float.
     """
     cosine, sine = _cosine(rotation), _sine(rotation)
     # rotation @ shear has the closed form [[cos r, -sin(r + s)], [sin r, cos(r + s)]].

@@ -202,7 +202,12 @@ class Augmentation:
 
     def _moved(self, images: tf.Tensor, draws: _Draws) -> tf.Tensor:
         """The images through their affine maps."""
-        matrices = self._matrices(images.shape[1], images.shape[2], draws)
+        # In float64 and then rounded: TensorFlow's sine of float32 has other last bits for what is
+        # left over of whole SIMD packets, and XLA contracts a product and a sum or does not as it
+        # vectorizes. The end of a replica's slice would show in its images.
+        draws = {name: tf.cast(draw, tf.float64) for name, draw in draws.items()}
+        exact = self._matrices(images.shape[1], images.shape[2], draws)
+        matrices = tf.cast(exact, tf.float32)
         return affine.affine_transform(
             images,
             matrices,
@@ -213,7 +218,7 @@ class Augmentation:
         )
 
     def _matrices(self, height: int, width: int, draws: _Draws) -> tf.Tensor:
-        """float32 [B, 6], the affine maps drawn."""
+        """[B, 6] in the draws' dtype, the affine maps drawn."""
 
         def symmetric(name: str, bound: float) -> affine_maps.Parameter:
             return (draws[name] * 2.0 - 1.0) * bound if bound else 0.0
@@ -288,4 +293,5 @@ class Augmentation:
 
 def _flipped(share: affine_maps.Parameter, draw: tf.Tensor, flip: bool) -> affine_maps.Parameter:
     """The share, negative with probability one half if there is a flip."""
-    return tf.where(draw < 0.5, -1.0, 1.0) * share if flip else share
+    one = tf.ones([], draw.dtype)
+    return tf.where(draw < 0.5, -one, one) * share if flip else share
