@@ -165,10 +165,16 @@ class Trainer:
     @property
     def mode(self) -> compiling.Mode:
         """The compile mode in use; with "auto" chosen when training or evaluation starts."""
-        return self._loop(0).mode
+        return self.compiled_loop().mode
 
-    def _loop(self, steps: int) -> compiling.CompiledLoop:
-        """The compiled loop; the first call chooses its mode, for a run of `steps` more steps."""
+    def compiled_loop(self, *, steps: int = 0) -> compiling.CompiledLoop:
+        """The loop in its compile mode, which with "auto" the first call here chooses.
+
+        `train` and `evaluate` call it; a caller that trains in many short pieces calls it first.
+
+        Args:
+          steps: how many are to come: measuring and compiling must pay within them.
+        """
         if self._chosen is None:
             saved = self._directory.saved_exactness if self._directory is not None else {}
             modes: tuple[compiling.Mode | None, ...] = (None, "xla", "graph", "eager")
@@ -230,7 +236,7 @@ class Trainer:
         for every in self._actions:  # A run that had stopped early stays stopped when resumed.
             if isinstance(every.action, EarlyStopping) and every.is_due(step):
                 every.action(self)
-        loop = self._loop(until - step)
+        loop = self.compiled_loop(steps=until - step)
         with ThreadPoolExecutor(1, "prepare the next call") as background:
             count = self._count(step, until)
             chunk = background.submit(loop.prepare, step, count)
@@ -251,7 +257,7 @@ class Trainer:
         background: ThreadPoolExecutor,
     ) -> tuple[int, int, Future[Any]]:
         """One compiled call, the next one's input fetched meanwhile."""
-        loop = self._loop(until - step)
+        loop = self.compiled_loop(steps=until - step)
         with self.meter.phase("input"):
             prepared = stall.wait_for_input(chunk, step=step, seconds=self._stall_seconds)
         phase: Phase = "train"
@@ -365,18 +371,25 @@ class Trainer:
         Raises:
           CheckpointError: the last save failed.
         """
-        for lines in (self._step_lines, self._evaluation_lines):
-            if lines is not None:
-                lines.close()
-        if self._directory is not None:
-            with self.meter.phase("checkpoint"):
-                self._directory.close()
+        with contextlib.ExitStack() as last_first:  # Each, even where one raises.
+            if self._directory is not None:
+                last_first.callback(self._directory.close)
+                last_first.enter_context(self.meter.phase("checkpoint"))
+            for lines in (self._step_lines, self._evaluation_lines):
+                if lines is not None:
+                    last_first.callback(lines.close)
 
     def __enter__(self) -> Trainer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Closes; an error that is already under way goes on, and one of closing is logged."""
+        try:
+            self.close()
+        except Exception as closing_error:
+            if error is None:
+                raise
+            _log.error("%s", closing_error)
 
 
 def _actions(evaluate_every: int, actions: Sequence[Every], checkpoint_every: int) -> list[Every]:
