@@ -1,5 +1,6 @@
 # make train   sets up .venv and trains the default job
 # make test    sets up .venv and runs the tests
+# make torture causes every fault for real and prints a table: about two hours
 # ARGS are passed on: make train ARGS="--dataset=fashion_mnist --epochs=5"
 
 PYTHON ?= python3
@@ -9,11 +10,11 @@ BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
 ARGS ?=
 
-.PHONY: help train test lint typecheck clean
+.PHONY: help train test torture lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 	@echo "also: lint typecheck clean"
 
 train: $(VENV)/.installed
@@ -21,6 +22,9 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+torture: $(VENV)/.installed-test
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

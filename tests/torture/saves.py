@@ -11,7 +11,7 @@ found, and orphans are gone after the next start. The exit status is 1 if anythi
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import itertools
 import os
 import re
 import resource
@@ -32,29 +32,12 @@ import tensorflow as tf
 
 from loop import checkpoint
 from loop.run_lock import RunLock
+from tests.torture.table import Count, show
 
 KILLED_CALLS = ("mkdir", "openat", "write", "fsync", "rename", "unlink", "unlinkat", "rmdir")
 FULL_CALLS = ("mkdir", "openat", "write", "fsync", "rename")
 LEFT_BY_A_RUN = re.compile(r"checkpoint-\d{12}|damaged-checkpoint-\d{12}-[0-9a-f]{8}|run\.lock")
 REPORTED_ERROR = 3  # the victim's exit status after a CheckpointError of one line
-
-
-@dataclasses.dataclass
-class Count:
-    """How often one kind of fault was caused, and how it ended."""
-
-    name: str
-    tried: int = 0
-    survived: int = 0
-    losses: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, loss: str | None) -> None:
-        """Counts one fault; `loss` says what was lost, if anything."""
-        self.tried += 1
-        if loss is None:
-            self.survived += 1
-        else:
-            self.losses.append(loss)
 
 
 def values(step: int) -> dict[str, np.ndarray]:
@@ -300,12 +283,19 @@ def full_by_tmpfs(count: Count, times: int, rng: np.random.Generator) -> None:
 
 
 def at_each_call(
-    count: Count, call: str, fault: str, allowed: set[int], *, restoring: bool = False
+    count: Count,
+    call: str,
+    fault: str,
+    allowed: set[int],
+    *,
+    stride: int = 1,
+    restoring: bool = False,
 ) -> None:
-    """Injects a fault into the k-th `call` of a save and retention, or a restore, for every k."""
-    k = 0
-    while True:
-        k += 1
+    """Injects a fault into the k-th `call` of a save and retention, or a restore, for every k.
+
+    With a stride, for every so manieth k.
+    """
+    for k in itertools.count(1, stride):
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder)
             body = restore_once(run) if restoring else save_once(run, lambda: None)
@@ -329,18 +319,39 @@ def _is_traced(pid: int) -> bool:
     return "TracerPid:\t0\n" not in status
 
 
-def system_calls() -> list[Count]:
-    """Kills and full disks at every system call of a save; needs strace."""
+def system_calls(stride: int = 1) -> list[Count]:
+    """Kills and full disks at every (with a stride, some) system call of a save; needs strace."""
     counts = []
     for call in KILLED_CALLS:
         counts.append(Count(f"kill at each {call}"))
-        at_each_call(counts[-1], call, "signal=SIGKILL", {0, -signal.SIGKILL})
+        at_each_call(counts[-1], call, "signal=SIGKILL", {0, -signal.SIGKILL}, stride=stride)
     for call in FULL_CALLS:
         counts.append(Count(f"ENOSPC at each {call}"))
-        at_each_call(counts[-1], call, "error=ENOSPC", {0, REPORTED_ERROR})
+        at_each_call(counts[-1], call, "error=ENOSPC", {0, REPORTED_ERROR}, stride=stride)
     for call in ("read", "pread64"):
         counts.append(Count(f"EIO at each {call} of a restore"))
-        at_each_call(counts[-1], call, "error=EIO", {0, REPORTED_ERROR}, restoring=True)
+        at_each_call(
+            counts[-1], call, "error=EIO", {0, REPORTED_ERROR}, stride=stride, restoring=True
+        )
+    return counts
+
+
+def cause(*, kill: int, damage: int, limit: int, tmpfs: bool, seed: int) -> list[Count]:
+    """Causes so many faults of each kind."""
+    rng = np.random.default_rng(seed)
+    counts = [
+        Count("kill -9, saving"),
+        Count("kill -9, saving in the background"),
+        Count("damaged file"),
+        Count("disk full, file size limit"),
+    ]
+    kills(counts[0], kill, False, rng)
+    kills(counts[1], kill, True, rng)
+    damages(counts[2], damage, rng)
+    full_by_limit(counts[3], limit, rng)
+    if tmpfs:
+        counts.append(Count("disk full, tmpfs"))
+        full_by_tmpfs(counts[-1], limit, rng)
     return counts
 
 
@@ -358,30 +369,16 @@ def main() -> int:
         parser.error(
             "--system_calls: strace is not installed; install it (Debian: apt install strace)"
         )
-    rng = np.random.default_rng(options.seed)
-    counts = [
-        Count("kill -9, saving"),
-        Count("kill -9, saving in the background"),
-        Count("damaged file"),
-        Count("disk full, file size limit"),
-    ]
-    kills(counts[0], options.kills, False, rng)
-    kills(counts[1], options.kills, True, rng)
-    damages(counts[2], options.damages, rng)
-    full_by_limit(counts[3], options.limits, rng)
-    if options.tmpfs:
-        counts.append(Count("disk full, tmpfs"))
-        full_by_tmpfs(counts[-1], options.limits, rng)
+    counts = cause(
+        kill=options.kills,
+        damage=options.damages,
+        limit=options.limits,
+        tmpfs=options.tmpfs,
+        seed=options.seed,
+    )
     if options.system_calls:
         counts += system_calls()
-    print(f"{'fault':36}  {'tried':>6}  {'survived':>8}  {'lost':>5}")
-    for count in counts:
-        lost = len(count.losses)
-        print(f"{count.name:36}  {count.tried:6}  {count.survived:8}  {lost:5}", flush=True)
-    for count in counts:
-        for loss in count.losses[:5]:
-            print(f"{count.name}: {loss}", file=sys.stderr)
-    return 1 if any(count.losses for count in counts) else 0
+    return show(counts)
 
 
 if __name__ == "__main__":
