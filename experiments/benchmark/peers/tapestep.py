@@ -10,7 +10,6 @@ from experiments.benchmark import workloads
 from experiments.benchmark.peers import kernel_models, worker
 from loop import distribute, feeds, layers, optimizers, schedules
 
-
 # The race trains in short pieces; a user's run is one long one.
 _STEPS_TO_COME = 1_000_000
 
