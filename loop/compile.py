@@ -281,7 +281,8 @@ class CompiledLoop:
             before = [_read(variable) for variable in self._assigned]
             for hook in self._hooks:
                 hook(context)
-            batch = self._feed.batch(resident, chunk, row)
+            # In a region too: augmentation has another form under XLA, as on one replica.
+            batch = context.region(self._feed.batch)(resident, chunk, row)
             with _counted_regions(context) as regions:
                 scalars = dict(self._step(batch))
             self._columns, values = row_table.packed(scalars)
