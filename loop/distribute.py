@@ -123,17 +123,15 @@ class Replicas:
         """
         if self.workers == 1:
             return
-        for variable in state.values():
-            bits = _as_integers(variable.numpy())
-            kept = bits if self.is_chief else np.zeros_like(bits)
-            share = self._from_first(kept)
-            dtype = variable.dtype.as_numpy_dtype
-            value = (
-                self.first(self._host_sum(share))
-                .numpy()
-                .astype(_INTEGERS[np.dtype(dtype).itemsize])
-            )
-            variable.assign(value.view(dtype).reshape(variable.shape))
+        values = [np.asarray(variable.numpy()) for variable in state.values()]
+        bits = np.concatenate([_as_integers(value) for value in values])
+        share = self._from_first(bits if self.is_chief else np.zeros_like(bits))
+        summed = self.first(self._host_sum(share)).numpy()
+        ends = np.cumsum([value.size for value in values])
+        parts = np.split(summed, ends[:-1])
+        for variable, value, part in zip(state.values(), values, parts, strict=True):
+            integers = part.astype(_INTEGERS[value.dtype.itemsize])
+            variable.assign(integers.view(value.dtype).reshape(value.shape))
 
 
 _INTEGERS = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
