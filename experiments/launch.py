@@ -4,8 +4,9 @@
 
 Each worker gets a TF_CONFIG that names them all on loopback; its output is passed through, each
 line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL ten seconds
-later. SIGTERM and SIGINT are handed on to the workers. Exit status: 0 if all ended with 0, else
-that of the first that did not.
+later. SIGTERM and SIGINT are handed on to the workers, which have a minute to save and end; a
+second one reaches them too and ends them at once. Exit status: 0 if all ended with 0, else that of
+the first that did not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 from absl import flags
 
@@ -28,28 +29,38 @@ from experiments.entry import run_main
 from experiments.errors import InputError
 
 _GRACE_SECONDS = 10.0
+_SAVE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
+_STOPPED_EARLY = 128 + signal.SIGTERM
+_READER = "output of a worker"
 
 
 def main(argv: list[str]) -> int:
     """Starts the workers, waits for them, returns the exit status."""
     workers, command = _parse(argv)
-    processes = _start(workers, command)
-    readers = [
-        threading.Thread(target=_pass_through, args=(index, process.stdout), daemon=True)
-        for index, process in enumerate(processes)
-    ]
-    for reader in readers:
-        reader.start()
+    processes: list[subprocess.Popen[str]] = []
+    received: list[float] = []  # when the signals came
+
+    def hand_on(number: int, _frame: Any) -> None:
+        received.append(time.monotonic())
+        _send(processes, number)
+
+    # Before the first worker is there: it must not outlive a launcher that is told to stop.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: _send(processes, received))
+        signal.signal(number, hand_on)
     try:
-        status = _wait(processes)
+        for index, config in enumerate(_configurations(workers)):
+            processes.append(_started(command, config))
+            _reader(index, processes[-1]).start()
+            if received:
+                return _STOPPED_EARLY
+        return _wait(processes, received)
     finally:
         _end(processes)
-    for reader in readers:
-        reader.join()
-    return status
+        for thread in threading.enumerate():
+            if thread.name == _READER:
+                # A worker's own child may hold its output open.
+                thread.join(_GRACE_SECONDS)
 
 
 def _parse(argv: list[str]) -> tuple[int, list[str]]:
@@ -78,33 +89,35 @@ def _parse(argv: list[str]) -> tuple[int, list[str]]:
     return int(values.workers), command
 
 
-def _start(workers: int, command: Sequence[str]) -> list[subprocess.Popen[str]]:
+def _configurations(workers: int) -> list[str]:
+    """Each worker's TF_CONFIG."""
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
-    processes: list[subprocess.Popen[str]] = []
-    for index in range(workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        try:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                # A group of its own: an interrupt from the terminal reaches it once, through here.
-                start_new_session=True,
-            )
-        except OSError as error:
-            _end(processes)
-            raise InputError(
-                "launch",
-                expected="a command",
-                found=f"{command[0]} ({error})",
-                mend="check its name",
-            ) from error
-        processes.append(process)
-    return processes
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        for index in range(workers)
+    ]
+
+
+def _started(command: Sequence[str], config: str) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "TF_CONFIG": config},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # A group of its own: an interrupt from the terminal reaches it once, through here.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise InputError(
+            "launch",
+            expected="a command",
+            found=f"{command[0]} ({error})",
+            mend="check its name",
+        ) from error
 
 
 def _free_ports(count: int) -> list[int]:
@@ -115,26 +128,48 @@ def _free_ports(count: int) -> list[int]:
         return [int(bound.getsockname()[1]) for bound in sockets]
 
 
-def _pass_through(index: int, output: IO[str] | None) -> None:
-    for line in output or ():
-        print(f"[{index}] {line}", end="", flush=True)
+def _reader(index: int, process: subprocess.Popen[str]) -> threading.Thread:
+    """A thread that passes a worker's output on."""
+
+    def pass_on() -> None:
+        for line in process.stdout or ():
+            sys.stdout.write(f"[{index}] {line.rstrip()}\n")
+            sys.stdout.flush()
+
+    return threading.Thread(target=pass_on, name=_READER, daemon=True)
 
 
-def _wait(processes: Sequence[subprocess.Popen[str]]) -> int:
-    """The first status that is not 0, as soon as there is one; 0 when all have ended well."""
+def _wait(processes: Sequence[subprocess.Popen[str]], received: Sequence[float]) -> int:
+    """The first status that is not 0, as soon as there is one; 0 when all have ended well.
+
+    After a signal that was handed on it waits for all: a worker that has stopped as it was told is
+    no reason to hurry the one that saves.
+    """
+    first = 0
     while True:
         statuses = [process.poll() for process in processes]
         for index, status in enumerate(statuses):
-            if status:
-                status = 128 - status if status < 0 else status
-                if any(other is None for other in statuses):
-                    print(
-                        f"worker {index} ended with status {status}: ending the others",
-                        file=sys.stderr,
-                    )
-                return status
-        if all(status == 0 for status in statuses):
-            return 0
+            if not status or first:
+                continue
+            first = 128 - status if status < 0 else status
+            if None in statuses and not received:
+                print(
+                    f"worker {index} ended with status {first}: ending the others",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return first
+        if None not in statuses:
+            return first
+        if received and time.monotonic() - received[0] > _SAVE_SECONDS:
+            running = [str(index) for index, status in enumerate(statuses) if status is None]
+            print(
+                f"worker {', '.join(running)} has not ended {_SAVE_SECONDS:g} s after the signal: "
+                "ending it",
+                file=sys.stderr,
+                flush=True,
+            )
+            return first or _STOPPED_EARLY
         time.sleep(_POLL_SECONDS)
 
 

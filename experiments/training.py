@@ -109,18 +109,18 @@ def run(settings: Settings, data: Dataset) -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
             return 1 if isinstance(error, loop.NonFiniteError) else EXIT_BAD_INPUT
         except tf.errors.OpError as error:
-            if replicas.workers == 1 or settings.debug:
+            lost = cluster.lost_worker(str(error.message)) if replicas.workers > 1 else None
+            if lost is None or settings.debug:
                 raise
-            _leave_lost_run(replicas, error)
+            _leave_lost_run(replicas, lost)
     return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
 
 
-def _leave_lost_run(replicas: distribute.Replicas, error: tf.errors.OpError) -> NoReturn:
+def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
     """Ends the process at once: TensorFlow's own shutdown would wait for the lost worker."""
-    reason = str(error.message).splitlines()[0]
     print(
-        f"error: worker {replicas.worker} of {replicas.workers} lost another ({reason[:200]}); "
-        "start all of them again: the run goes on from its last checkpoint",
+        f"error: worker {replicas.worker} of {replicas.workers} lost {lost}; start all of them "
+        "again: the run goes on from its last checkpoint",
         file=sys.stderr,
         flush=True,
     )

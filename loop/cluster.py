@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import re
 import socket
 import threading
 import time
@@ -21,6 +22,17 @@ import tensorflow as tf
 
 _HELLO = b"tapestep worker %d of %d\n"
 _RETRY_SECONDS = 0.1
+# What gRPC, and TensorFlow's collectives and coordination, say when the other end is gone.
+_SIGNS_OF_LOSS = (
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "Socket closed",
+    "failed to connect",
+    "Collective ops is aborted",
+    "heartbeat",
+    "remote target /job:worker",
+)
 
 
 class ClusterError(RuntimeError):
@@ -141,6 +153,28 @@ def meet(cluster: Cluster, *, seconds: float) -> None:
             time.sleep(_RETRY_SECONDS)
         listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
     answers.join()
+
+
+def lost_worker(message: str) -> str | None:
+    """Which worker was lost and how, by the error of a collective; None if it was another error.
+
+    Args:
+      message: of the `tf.errors.OpError`, many lines.
+
+    Returns:
+      A few words, such as "worker 1: Connection reset by peer".
+    """
+    if not any(sign in message for sign in _SIGNS_OF_LOSS):
+        return None
+    remote = re.search(r"remote target /job:worker/replica:\d+/task:(\d+)", message)
+    cause = re.search(r'grpc_message:"(?:\w+:)?([^"]+)"', message)
+    if cause is None:
+        lines = [line.strip() for line in message.splitlines()]
+        signs = [line for line in lines if any(sign in line for sign in _SIGNS_OF_LOSS)]
+        reason = signs[0][:200]
+    else:
+        reason = cause.group(1)
+    return f"worker {remote.group(1) if remote else 'unknown'}: {reason}"
 
 
 def _answer(listener: socket.socket, cluster: Cluster, come: set[int]) -> None:
