@@ -79,7 +79,7 @@ def from_tf_config(text: str) -> Cluster:
         if task["type"] == job:
             index, offset, size = task["index"], len(workers), len(addresses)
         workers += addresses
-    if task["type"] not in jobs:
+    if task["type"] not in list(jobs):
         raise ClusterError(
             f"TF_CONFIG task type: expected one of {sorted(jobs)}, found {task['type']!r}"
         )
@@ -112,9 +112,10 @@ def from_environment(environment: Mapping[str, str]) -> Cluster | None:
     """
     if "TF_CONFIG" in environment:
         return from_tf_config(environment["TF_CONFIG"])
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return from_slurm()
-    return None
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if not tasks.isdecimal():
+        raise ClusterError(f"SLURM_STEP_NUM_TASKS: expected a number, found {tasks!r}")
+    return from_slurm() if int(tasks) > 1 else None
 
 
 def meet(cluster: Cluster, *, seconds: float) -> None:
