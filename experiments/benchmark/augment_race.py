@@ -46,13 +46,17 @@ def _keras_layers(images: tf.Tensor) -> Callable[[], Any]:
     return lambda: function(images).numpy()
 
 
+def _has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
 def _image_data_generator(images: tf.Tensor) -> Callable[[], Any]:
     """The preset's original, on the host.
 
     Raises:
       ImportError: without SciPy, which it resamples with.
     """
-    if importlib.util.find_spec("scipy") is None:  # Keras would say so at the first batch only
+    if not _has("scipy"):  # Keras would say so at the first batch only
         raise ImportError("needs SciPy; pip install scipy")
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
