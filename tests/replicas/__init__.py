@@ -1,0 +1,1 @@
+"""Replicas that must change nothing but the speed."""
