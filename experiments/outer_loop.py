@@ -9,6 +9,7 @@ import tensorflow as tf
 import loop
 from experiments.flags import Settings
 from loop import schedules
+from loop.actions import Boundaries
 from loop.best import BestCheckpoints
 from loop.early_stopping import EarlyStopping
 from loop.ema import WeightEMA
@@ -63,15 +64,17 @@ class OuterLoop:
         )
         return {"evaluation_weights": self._ema, "keep_best": best, "actions": self._actions()}
 
-    def _actions(self) -> list[loop.Every]:
-        actions: list[Any] = [] if self.early_stopping is None else [self.early_stopping]
+    def _actions(self) -> list[Boundaries]:
+        every = self._settings.eval_every
+        actions: list[Boundaries] = []
+        if self.early_stopping is not None:
+            actions.append(loop.Every(every, self.early_stopping, at_start=True))
         if self._scale is not None:
-            actions.append(
-                ReduceOnPlateau(
-                    scale=self._scale,
-                    patience=self._settings.plateau,
-                    factor=self._settings.plateau_factor,
-                    **self._monitored(),
-                )
+            reduce = ReduceOnPlateau(
+                scale=self._scale,
+                patience=self._settings.plateau,
+                factor=self._settings.plateau_factor,
+                **self._monitored(),
             )
-        return [loop.Every(self._settings.eval_every, action) for action in actions]
+            actions.append(loop.Every(every, reduce))
+        return actions

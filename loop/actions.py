@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from loop.trainer import Trainer
 
 Action = Callable[["Trainer"], None]
+
+
+class Boundaries(Protocol):
+    """Steps at which a trainer calls an action: `Every`, or anything with the same four names."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether also when training ends elsewhere."""
+
+    @property
+    def at_start(self) -> bool:
+        """Whether also when training starts at one of the steps."""
+
+    @property
+    def action(self) -> Action:
+        """What to call."""
+
+    def next_boundary(self, step: int) -> int:
+        """The first of the steps after `step`."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether `step` is one of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +45,7 @@ class Every:
       steps: the interval, at least 1.
       action: called with the trainer.
       at_end: also call it when training ends between two boundaries.
+      at_start: also call it when training starts at a boundary, as a resumed run may.
 
     Raises:
       ValueError: if steps is below 1.
@@ -31,6 +54,7 @@ class Every:
     steps: int
     action: Action
     at_end: bool = False
+    at_start: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class EarlyStopping:
     """Stops after `patience` evaluations in a row without a new best, as Keras's EarlyStopping.
 
-    An action: `Every(n, EarlyStopping("loss", patience=3, every=n))` beside `evaluate_every=n`. A
-    run that it ended, resumed, is told so by `reason`.
+    An action beside `evaluate_every=n`: `Every(n, EarlyStopping("loss", 3, every=n),
+    at_start=True)`, so that a run that it ended stays ended when resumed.
 
     Args:
       metric: a name in the evaluation's results.

@@ -12,10 +12,9 @@ from typing import Any, Literal
 from loop import autotune, distribute, keras_adapter, nonfinite, stall
 from loop import compile as compiling
 from loop import state as states
-from loop.actions import Every
+from loop.actions import Boundaries, Every
 from loop.best import BestCheckpoints
 from loop.checkpoint import Restored
-from loop.early_stopping import EarlyStopping
 from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, saved_state
@@ -93,7 +92,7 @@ class Trainer:
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
         keep_best: BestCheckpoints | None = None,
-        actions: Sequence[Every] = (),
+        actions: Sequence[Boundaries] = (),
         writers: Sequence[Writer] = (),
         on_nonfinite: Literal["stop", "skip"] = "stop",
         max_nonfinite: int = 10,
@@ -233,8 +232,8 @@ class Trainer:
             self.open()
         self.stop_reason = None
         step = int(self.global_step)
-        for every in self._actions:  # A run that had stopped early stays stopped when resumed.
-            if isinstance(every.action, EarlyStopping) and every.is_due(step):
+        for every in self._actions:
+            if every.at_start and every.is_due(step):
                 every.action(self)
         loop = self.compiled_loop(steps=until - step)
         with ThreadPoolExecutor(1, "prepare the next call") as background:
@@ -392,7 +391,9 @@ class Trainer:
             _log.error("%s", closing_error)
 
 
-def _actions(evaluate_every: int, actions: Sequence[Every], checkpoint_every: int) -> list[Every]:
+def _actions(
+    evaluate_every: int, actions: Sequence[Boundaries], checkpoint_every: int
+) -> list[Boundaries]:
     """All boundaries' actions in order: evaluate, the user's, save; a save has seen the rest."""
 
     def evaluate(trainer: Trainer) -> None:

@@ -144,7 +144,7 @@ def _trainer(directory, losses, *, patience=3, keep=1, **options):
         evaluation=loop.Evaluation(evaluated, Arrays(data, batch_size=8)),
         evaluate_every=5,
         actions=[
-            loop.Every(5, EarlyStopping("loss", patience, every=5)),
+            loop.Every(5, EarlyStopping("loss", patience, every=5), at_start=True),
             loop.Every(5, ReduceOnPlateau("loss", scale, patience=1, factor=0.5, every=5)),
         ],
         keep_best=BestCheckpoints("loss", 2, every=5),
@@ -190,6 +190,10 @@ def test_a_resumed_run_decides_as_one_that_was_never_cut(tmp_path, cut):
         second.train(until=200)
     assert second.stop_reason == whole.stop_reason
     assert steps.same(steps.values(whole.state), steps.values(second.state))
+    third, _ = _trainer(tmp_path / "cut", _LOSSES)
+    with third:
+        third.train(until=200)
+    assert int(third.global_step) == 35
     names = [[c.step for c in checkpoint.scan(tmp_path / name)] for name in ("whole", "cut")]
     assert names[0] == names[1]
 
