@@ -43,7 +43,7 @@ def crc32c(strings: Sequence[bytes | memoryview]) -> _Words:
         at = len(row) - len(string)
         row[at - len(start) : at] = start
         row[at:] = np.frombuffer(string, np.uint8)
-    words = padded.view("<u2").reshape(len(strings) * lanes, -1)
+    words = padded.view("<u2").reshape(len(strings) * lanes, _SEGMENT // 2)
     table = _two_byte_table()
     crc: _Words = np.zeros(len(words), np.uint32)
     for column in np.ascontiguousarray(words.T):

@@ -21,6 +21,8 @@ from loop.feeds.stream import HostBatch, Spec, as_arrays, stacked, unstacked
 
 Parse = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
+_PARSE_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
 
 class Records:
     """Batches from TFRecord files of any size, in constant memory.
@@ -77,7 +79,11 @@ class Records:
         self.seed = seed
         self.order = Order(self.size, seed, shuffle=shuffle)
         self.transform = transform
-        self._parse: Any = tf.function(lambda serialized: dict(parse(serialized)), autograph=False)
+        self._parse: Any = tf.function(
+            lambda serialized: dict(parse(serialized)),
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
         self._spec: Spec | None = None
 
     def resident(self) -> Batch:
@@ -104,13 +110,8 @@ class Records:
             serialized = tf.constant(self.files.read(records), tf.string)
             try:
                 parsed = self._parse(serialized)
-            except tf.errors.OpError as error:
-                path, offset = self.files.locate(int(records[0]))
-                reason = str(error.message).splitlines()[0]
-                raise FeedError(
-                    f"Records: parse failed on {what}, whose first record is at offset {offset} of "
-                    f"{path}: {reason}"
-                ) from error
+            except _PARSE_ERRORS as error:
+                raise self._unparsed(records, serialized, what, error) from error
         arrays = as_arrays(parsed, f"Records: what parse returned for {what}")
         for name, array in arrays.items():
             if array.shape[:1] != records.shape:
@@ -127,6 +128,24 @@ class Records:
                 "give every example one shape"
             )
         return arrays
+
+    def _unparsed(
+        self, records: npt.NDArray[np.int64], serialized: tf.Tensor, what: str, error: Exception
+    ) -> FeedError:
+        """The error that names the record which cannot be parsed, found one by one."""
+        found = int(records[0])
+        for index, record in enumerate(records.tolist()):
+            try:
+                self._parse(serialized[index : index + 1])
+            except _PARSE_ERRORS as of_record:
+                found, error = record, of_record
+                break
+        # TensorFlow quotes the record, whose bytes may be no text.
+        reason = str(getattr(error, "message", "not parseable")).splitlines()[0]
+        path, offset = self.files.locate(found)
+        return FeedError(
+            f"Records: parse failed on {what}, at the record at offset {offset} of {path}: {reason}"
+        )
 
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """One row of the chunk, transformed."""
