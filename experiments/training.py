@@ -18,19 +18,22 @@ import rich
 import tensorflow as tf
 
 import loop
-from experiments import models, outer_loop, pipeline, recipe, steps
+from experiments import delivery, models, outer_loop, pipeline, recipe, steps
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
-from experiments.flags import Settings
+from experiments.flags import Settings, rules
 from loop import checkpoint, cluster, distribute, run_directory, run_lock
+from loop.export import ExportError
 from loop.meter import peak_rss_bytes
 from loop.precision import Precision
+from loop.profile import Profile
 from loop.progress import Progress, summary
 from loop.signals import exit_code
 
 FLAGS_FILE = "flags.txt"
 RESULT_FILE = "result.json"
+PROFILE_FOLDER = "profile"
 
 _ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 _ONE_LINE = (
@@ -39,6 +42,7 @@ _ONE_LINE = (
     run_directory.ConfigurationChangedError,
     loop.compile.CollectiveInRegionError,
     loop.NonFiniteError,
+    ExportError,
     OSError,
 )
 
@@ -58,6 +62,9 @@ _HARMLESS = frozenset(
         "early_stop",
         "keep_best",
         "keep_last",
+        "profile",
+        "predict",
+        "export",
         "on_nonfinite",
         "max_nonfinite",
         "stall_seconds",
@@ -93,21 +100,26 @@ def run(settings: Settings, data: Dataset) -> int:
     given = settings.directory or ("." if not replicas.is_chief else None)
     directory = Path(given) if given else _fresh_directory(settings)
     with loop.StopSignals() as signals, Progress(total_steps) as progress:
-        trainer = _trainer(settings, data, replicas, total_steps, directory, signals, progress)
+        made = parts(settings, data, replicas, total_steps)
+        trainer = _trainer(settings, made, total_steps, directory, signals, progress)
         try:
             with trainer:
+                delivery.start_from(settings, made, trainer)
                 trainer.open()
                 if replicas.is_chief:
                     (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
                 trainer.train(until=total_steps)
                 evaluation = trainer.evaluate()
+                if replicas.is_chief:
+                    delivery.hand_over(settings, made, trainer, data)
             if replicas.is_chief:
                 _write(settings, trainer, evaluation, directory)
         except _ONE_LINE as error:
             if settings.debug:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return 1 if isinstance(error, loop.NonFiniteError) else EXIT_BAD_INPUT
+            failed = isinstance(error, (loop.NonFiniteError, ExportError))
+            return 1 if failed else EXIT_BAD_INPUT
         except tf.errors.OpError as error:
             lost = cluster.lost_worker(str(error.message)) if replicas.workers > 1 else None
             if lost is None or settings.debug:
@@ -191,23 +203,25 @@ def parts(
 
 def _trainer(
     settings: Settings,
-    data: Dataset,
-    replicas: distribute.Replicas,
+    made: dict[str, Any],
     total_steps: int,
     directory: Path,
     signals: loop.StopSignals,
     progress: Progress,
 ) -> loop.Trainer:
-    made = parts(settings, data, replicas, total_steps)
-    if replicas.is_chief:
-        made["actions"].append(loop.Every(settings.log_every, progress, at_end=True))
+    actions = [*made["actions"]]
+    if made["replicas"].is_chief:
+        actions.append(loop.Every(settings.log_every, progress, at_end=True))
+    if settings.profile is not None:
+        traced = _profiled_steps(settings.profile, total_steps)
+        actions.append(Profile(*traced, directory / PROFILE_FOLDER))
     return loop.Trainer(
-        **made,
+        **{**made, "actions": actions},
         directory=loop.RunDirectory(
             directory,
             configuration=_configuration(settings, total_steps),
             keep=settings.keep_last,
-            known=[FLAGS_FILE, RESULT_FILE],
+            known=[FLAGS_FILE, RESULT_FILE, PROFILE_FOLDER],
             allow_change=settings.allow_change,
             fresh=settings.fresh,
             rebuild={"flags": settings.to_flagfile().splitlines()},
@@ -221,6 +235,18 @@ def _trainer(
         stall_seconds=settings.stall_seconds,
         stop_signals=signals,
     )
+
+
+def _profiled_steps(text: str, total_steps: int) -> tuple[int, int]:
+    first, last = rules.profiled_steps(text)
+    if last > total_steps:
+        raise InputError(
+            "--profile",
+            expected=f"steps of the run, which has {total_steps}",
+            found=text,
+            mend="trace earlier steps, or train longer",
+        )
+    return first, last
 
 
 def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:

@@ -30,6 +30,37 @@ AVERAGES = (
         high=INT32_MAX,
     ),
 )
+BEGIN_AND_END = (
+    Flag(
+        "init_from",
+        "begin and end",
+        "text",
+        None,
+        "Start with the weights of this run or checkpoint, where names and shapes agree; says what"
+        " did.",
+    ),
+    Flag(
+        "profile",
+        "begin and end",
+        "text",
+        None,
+        "Trace these steps, FIRST:LAST, for TensorBoard, into profile/ of the run's directory.",
+    ),
+    Flag(
+        "predict",
+        "begin and end",
+        "text",
+        None,
+        "Write logits and labels of the test examples, in order, into this .npz file at the end.",
+    ),
+    Flag(
+        "export",
+        "begin and end",
+        "text",
+        None,
+        "Write a SavedModel into this new folder at the end, reloaded and compared.",
+    ),
+)
 EVALUATION = (
     Flag(
         "monitor",

@@ -11,6 +11,7 @@ from experiments.errors import InputError, alternatives
 from experiments.flags import outer, table
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
+_PATHS = ("directory", "data_dir", "dump_weights", "init_from", "profile", "predict", "export")
 
 
 def check(values: dict[str, Any], given: Set[str]) -> None:
@@ -181,7 +182,7 @@ def _check_decisions(values: dict[str, Any]) -> None:
 
 
 def _check_paths(values: dict[str, Any]) -> None:
-    for name in ("directory", "data_dir", "dump_weights"):
+    for name in _PATHS:
         path = values[name]
         # A flagfile strips its lines; what it cannot hold could not be reproduced.
         if path is not None and (not path or path != path.strip() or not path.isprintable()):
@@ -191,6 +192,8 @@ def _check_paths(values: dict[str, Any]) -> None:
                 found=repr(path),
                 mend="rename it",
             )
+    if values["profile"] is not None:
+        profiled_steps(values["profile"])
     if values["directory"] is not None and not _can_be_folder(values["directory"]):
         raise InputError(
             f"--directory={values['directory']}",
@@ -199,7 +202,9 @@ def _check_paths(values: dict[str, Any]) -> None:
             mend="choose another path",
         )
     _check_data_dir(values)
-    _check_dump(values["dump_weights"])
+    for name in ("dump_weights", "predict"):
+        _check_archive(name, values[name])
+    _check_start_and_export(values)
 
 
 def _can_be_folder(path: str) -> bool:
@@ -236,12 +241,47 @@ def _check_data_dir(values: dict[str, Any]) -> None:
         )
 
 
-def _check_dump(path: str | None) -> None:
+def _check_start_and_export(values: dict[str, Any]) -> None:
+    start, target = values["init_from"], values["export"]
+    if start is not None and not os.path.isdir(start):
+        raise InputError(
+            f"--init_from={start}",
+            expected="the folder of a run or of a checkpoint",
+            found="a file" if os.path.exists(start) else "nothing",
+            mend="correct the path",
+        )
+    if target is not None and (os.path.lexists(target) or not _can_be_folder(target)):
+        raise InputError(
+            f"--export={target}",
+            expected="a path where nothing is and a folder can be made",
+            found="something there" if os.path.lexists(target) else "a file on the way",
+            mend="remove what is there, or choose another path",
+        )
+
+
+def profiled_steps(text: str) -> tuple[int, int]:
+    """The first and last step of `--profile`.
+
+    Raises:
+      InputError: if it is not FIRST:LAST, 1 <= FIRST < LAST.
+    """
+    first, _, last = text.partition(":")
+    if first.isdecimal() and last.isdecimal() and 1 <= int(first) < int(last):
+        return int(first), int(last)
+    raise InputError(
+        "--profile",
+        expected="FIRST:LAST with 1 <= FIRST < LAST",
+        found=text or "nothing",
+        mend="give for example --profile=100:110; the first step compiles",
+    )
+
+
+def _check_archive(name: str, path: str | None) -> None:
     if path is None:
         return
     if not path.endswith(".npz"):
         raise InputError(
-            f"--dump_weights={path}",
+            f"--{name}={path}",
             expected="a name that ends in .npz",
             found=os.path.basename(path),
             mend="add the ending",
@@ -249,7 +289,7 @@ def _check_dump(path: str | None) -> None:
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder) or os.path.isdir(path):
         raise InputError(
-            f"--dump_weights={path}",
+            f"--{name}={path}",
             expected="a file in an existing folder",
             found="a folder" if os.path.isdir(path) else f"no folder {folder}",
             mend="make the folder, or choose another path",

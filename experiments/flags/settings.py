@@ -8,7 +8,7 @@ from typing import Literal
 from experiments.flags import defaults, table
 
 # What a command asks for this once; not part of what reproduces a run.
-_NOT_STORED = frozenset({"allow_change", "fresh", "debug"})
+_NOT_STORED = frozenset({"allow_change", "fresh", "debug", "profile", "predict", "export"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,10 @@ class Settings:
     keep_last: int
     plateau: int
     plateau_factor: float
+    init_from: str | None
+    profile: str | None
+    predict: str | None
+    export: str | None
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]
     compile: Literal["xla", "graph", "eager", "auto"]
     steps_per_call: int
@@ -92,7 +96,7 @@ class Settings:
         """The flags, one a line, that `flags.parse` turns into equal settings.
 
         Left out: flags without a meaning beside the others, what `--augment` says already, and
-        what a command asks for this once (`--allow_change`, `--fresh`, `--debug`).
+        what a command asks for this once (`--fresh`, `--export` and their like).
         """
         lines = []
         preset = defaults.augmentation(self.augment)

@@ -13,6 +13,7 @@ FLAGS: tuple[Flag, ...] = (
     *run.RUN,
     *outer.AVERAGES,
     *outer.EVALUATION,
+    *outer.BEGIN_AND_END,
     *run.PRECISION,
     *run.COMPILE,
     *run.REPLICAS,

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from experiments import flags, train
+from experiments import datasets, flags, train
 from experiments.errors import InputError
 from loop import checkpoint
 from loop.monitor import read_evaluations
@@ -44,6 +45,59 @@ def test_a_run_with_everything_stops_early_and_stays_stopped(tmp_path):
     assert again["state_sha256"] == result["state_sha256"]
 
 
+@pytest.fixture(scope="module")
+def handed_over(tmp_path_factory):
+    """A run of 30 steps that was traced, predicted and exported: its folder and result."""
+    folder = tmp_path_factory.mktemp("first")
+    paths = [f"--predict={folder}/out.npz", f"--export={folder}/model"]
+    status, result = _run(
+        folder / "run", "--steps=30", "--ema=0.8", "--profile=10:14", "--eval_every=30", *paths
+    )
+    assert status == 0
+    return folder, result
+
+
+def test_predictions_and_the_export_are_the_evaluated_model(handed_over):
+    """The averaged weights give accuracy, predictions and the SavedModel's logits alike."""
+    folder, result = handed_over
+    data = datasets.load("digits", None)
+    out = np.load(folder / "out.npz")
+    np.testing.assert_array_equal(out["label"], data.test_labels)
+    accuracy = np.mean(out["logits"].argmax(-1) == out["label"])
+    np.testing.assert_allclose(accuracy, result["test_accuracy"], rtol=1e-12)
+    serve = tf.saved_model.load(str(folder / "model")).signatures["serving_default"]
+    image = tf.constant(data.test_images.astype(np.float32) * np.float32(data.scale))
+    found = serve(image=image)
+    np.testing.assert_allclose(found["logits"], out["logits"], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(tf.reduce_sum(found["probabilities"], -1), 1.0, rtol=1e-5)
+    assert len(list((folder / "run" / "profile").glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_what_a_command_asks_for_once_is_not_repeated(handed_over):
+    """The stored flagfile neither exports nor traces again."""
+    stored = (handed_over[0] / "run" / "flags.txt").read_text()
+    assert "--ema=0.8" in stored
+    for name in ("export", "predict", "profile"):
+        assert f"--{name}=" not in stored
+
+
+def test_a_warm_start_goes_on_from_the_weights(handed_over, tmp_path, caplog):
+    """Its first loss is a trained model's; averages start there; another model is refused."""
+    first = handed_over[0] / "run"
+    caplog.set_level("INFO", logger="loop")
+    status, result = _run(tmp_path / "a", "--steps=1", "--ema=0.8", f"--init_from={first}")
+    assert status == 0
+    assert any("step 30: 12 variables set" in record.message for record in caplog.records)
+    rows = (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["loss"] < 0.3
+    assert result["test_accuracy"] > 0.9
+    caplog.clear()
+    _run(tmp_path / "a", "--steps=2", "--ema=0.8", f"--init_from={first}")
+    assert not any("warm start" in record.message for record in caplog.records)
+    options = ["--model=cnn", f"--directory={tmp_path}/b", "--steps=1", f"--init_from={first}"]
+    assert train.main([*_SMALL, *options, "--model=keras_cnn"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -53,6 +107,11 @@ def test_a_run_with_everything_stops_early_and_stays_stopped(tmp_path):
         (["--monitor=accuracy"], "--monitor: expected --early_stop, --keep_best or --plateau"),
         (["--plateau_factor=0.5"], "--plateau_factor: expected --plateau beside it"),
         (["--ema=1"], "--ema: expected a number from 0 below 1"),
+        (["--profile=0:5"], "--profile: expected FIRST:LAST with 1 <= FIRST < LAST, found 0:5"),
+        (["--profile=7"], "--profile: expected FIRST:LAST"),
+        (["--init_from=/nowhere"], "--init_from=/nowhere: expected the folder of a run"),
+        (["--export=/"], "--export=/: expected a path where nothing is"),
+        (["--predict=out.txt"], "--predict=out.txt: expected a name that ends in .npz"),
         (["--keep_last=0"], "--keep_last: expected a whole number from 1"),
     ],
 )
