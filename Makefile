@@ -15,7 +15,7 @@ ARGS ?=
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
-	@echo "also: lint typecheck clean"
+	@echo "also: equivalence lint typecheck clean"
 
 train: $(VENV)/.installed
 	$(BIN)/python -m experiments.train $(ARGS)
@@ -25,6 +25,9 @@ test: $(VENV)/.installed-test
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m tests.torture $(ARGS)
+
+equivalence: $(VENV)/.installed-test
+	$(BIN)/python -m tests.replicas.matrix $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
