@@ -41,6 +41,7 @@ class RecordFiles:
     Attributes:
       paths: the files.
       size: records in all files.
+      mean_bytes: a record takes in them on average.
 
     Raises:
       ValueError: on no file, or threads below 1.
@@ -72,6 +73,7 @@ class RecordFiles:
         self._ends = np.array([found[-1] for found in offsets])
         self._first = np.cumsum([0, *(len(found) - 1 for found in offsets)])
         self.size = int(self._first[-1])
+        self.mean_bytes = int(self._ends.sum()) / self.size
 
     def close(self) -> None:
         """Closes the files."""

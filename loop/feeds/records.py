@@ -21,6 +21,9 @@ from loop.feeds.stream import HostBatch, Spec, as_arrays, stacked, unstacked
 
 Parse = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
+_PARSED_BYTES = 2**22
+"""About as much is read and parsed at a time: a call of `parse` costs more than small records."""
+
 _PARSE_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
@@ -99,10 +102,20 @@ class Records:
         if self._spec is None:
             self._parsed(np.zeros_like(layout.positions, np.int64), "the first record")
         assert self._spec is not None
-        rows = (
-            self._parsed(row, f"step {step}") for step, row in enumerate(records, start=first_step)
-        )
-        return stacked(rows, self._spec, capacity, local)
+        return stacked(self._rows(records, first_step), self._spec, capacity, local)
+
+    def _rows(self, records: npt.NDArray[np.int64], first_step: int) -> Iterator[HostBatch]:
+        """The arrays of each row of records; small rows are read and parsed several at a time."""
+        width = records.shape[1]
+        together = max(1, int(_PARSED_BYTES / (width * self.files.mean_bytes)))
+        for first in range(0, len(records), together):
+            group = records[first : first + together]
+            step = first_step + first
+            last = step + len(group) - 1
+            what = f"step {step}" if step == last else f"steps {step} to {last}"
+            parsed = self._parsed(group.reshape(-1), what)
+            for start in range(0, group.size, width):
+                yield {name: array[start : start + width] for name, array in parsed.items()}
 
     def _parsed(self, records: npt.NDArray[np.int64], what: str) -> HostBatch:
         """These records' arrays [len(records), ...]."""

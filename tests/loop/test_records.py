@@ -226,7 +226,10 @@ def _failing_on(serialized, number):
         ),
         (lambda s: {"raw": s}, "'raw' expected to hold numbers, found strings"),
         (lambda s: {"n": tf.strings.to_number(s)}, "failed on .* at offset 0 of .*0.tfrecord"),
-        (lambda s: {"n": _failing_on(s, 3)}, "failed on step 0, at the record at offset 192 of"),
+        (
+            lambda s: {"n": _failing_on(s, 3)},
+            "failed on step 0, at the record at offset 192 of",
+        ),
     ],
 )
 def test_a_parse_that_does_not_fit_is_one_line(shards, parse, message):
