@@ -49,7 +49,7 @@ def wait_for_input(
                 waited,
                 step,
             )
-            limit = max(2 * limit, waited)
+            limit = 2 * waited
     if limit > seconds:
         _log.warning("input came after %.3g s; the run goes on", clock() - start)
     return future.result()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import threading
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -33,31 +33,17 @@ class Pause:
     copy_seconds: float
 
 
-class _Write(threading.Thread):
-    """One write in the background, and how it ended."""
-
-    def __init__(
-        self,
-        directory: Path,
-        step: int,
-        arrays: Mapping[str, Array],
-        metadata: Mapping[str, Json],
-        keep: int | None,
-        pinned: Collection[int],
-    ) -> None:
-        # Not a daemon: an interpreter that ends normally waits for the last checkpoint.
-        super().__init__(name=f"write {checkpoint_name(step)}", daemon=False)
-        self._task = (directory, step, arrays, metadata)
-        self._retention = (directory, keep, tuple(pinned))
-        self.path: Path | None = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.path = write(*self._task)
-            retain(*self._retention)
-        except BaseException as error:  # raised again in the training thread
-            self.error = error
+def _write_and_retain(
+    directory: Path,
+    step: int,
+    arrays: Mapping[str, Array],
+    metadata: Mapping[str, Json],
+    keep: int | None,
+    pinned: Collection[int],
+) -> Path:
+    path = write(directory, step, arrays, metadata)
+    retain(directory, keep, pinned)
+    return path
 
 
 class AsynchronousSaver:
@@ -80,13 +66,17 @@ class AsynchronousSaver:
         self._directory = absolute(directory)
         self._keep = keep
         self._buffers: dict[str, Array] = {}
-        self._write: _Write | None = None
+        # One thread for all writes: a new one for each would leave its heap behind, which the C
+        # library keeps for the next thread (10 MB a checkpoint, until every heap has been used).
+        # An interpreter that ends normally waits for the last write.
+        self._thread = ThreadPoolExecutor(1, "write checkpoints")
+        self._write: Future[Path] | None = None
         self._closed = False
 
     @property
     def in_flight(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._write is not None and self._write.is_alive()
+        return self._write is not None and not self._write.done()
 
     def save(
         self,
@@ -123,8 +113,15 @@ class AsynchronousSaver:
         waited = time.perf_counter()
         self._buffers = copy_to_host(state, self._buffers)
         copied = time.perf_counter()
-        self._write = _Write(self._directory, step, self._buffers, stored, self._keep, pinned)
-        self._write.start()
+        self._write = self._thread.submit(
+            _write_and_retain,
+            self._directory,
+            step,
+            self._buffers,
+            stored,
+            self._keep,
+            tuple(pinned),
+        )
         return Pause(wait_seconds=waited - start, copy_seconds=copied - waited)
 
     def poll(self) -> Path | None:
@@ -133,7 +130,7 @@ class AsynchronousSaver:
         Raises:
           CheckpointError: if its write failed.
         """
-        if self._write is None or self._write.is_alive():
+        if self._write is None or self.in_flight:
             return None
         return self._join()
 
@@ -152,18 +149,14 @@ class AsynchronousSaver:
           CheckpointError: if it failed.
         """
         self._closed = True
+        self._thread.shutdown(wait=False)
         path = self._join()
         self._buffers = {}
         return path
 
     def _join(self) -> Path | None:
-        write, self._write = self._write, None
-        if write is None:
-            return None
-        write.join()
-        if write.error is not None:
-            raise write.error
-        return write.path
+        started, self._write = self._write, None
+        return None if started is None else started.result()
 
     def __enter__(self) -> AsynchronousSaver:
         return self

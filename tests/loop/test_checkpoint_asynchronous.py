@@ -5,12 +5,14 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from loop import checkpoint
+from loop.checkpoint import asynchronous
 
 
 def make_state(seed: int) -> dict[str, tf.Variable]:
@@ -123,3 +125,22 @@ def test_bad_arguments_raise_in_the_calling_thread(tmp_path: Path) -> None:
         with pytest.raises(TypeError, match=r"expected a tf\.Variable"):
             saver.save(1, {"x": tf.ones(3)}, {})
     assert os.listdir(tmp_path) == []
+
+
+def test_all_writes_are_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread for each write would leave its heap behind: memory would grow by each checkpoint."""
+    threads = set()
+
+    def noted(*arguments: Any) -> Path:
+        threads.add(threading.get_ident())
+        return write(*arguments)
+
+    write = asynchronous.write
+    monkeypatch.setattr(asynchronous, "write", noted)
+    with checkpoint.AsynchronousSaver(tmp_path) as saver:
+        for step in (1, 2, 3):
+            saver.save(step, make_state(step), {})
+            saver.wait()
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    assert [found.step for found in checkpoint.scan(tmp_path)] == [1, 2, 3]

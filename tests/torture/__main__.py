@@ -48,7 +48,7 @@ def main() -> int:
         kill=scaled(200), damage=scaled(300), limit=scaled(100), tmpfs=root, seed=options.seed
     )
     counts += saves.system_calls(stride=max(1, round(1 / options.scale)))
-    status = show(counts)
+    status: int = show(counts)
     minutes = (time.monotonic() - begin) / 60
     now = datetime.datetime.now(datetime.timezone.utc)
     print(
