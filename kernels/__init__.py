@@ -17,7 +17,6 @@ from kernels.clipping import (
 )
 from kernels.color import adjust_brightness, adjust_contrast, adjust_saturation
 from kernels.convolution import conv2d, depthwise_conv2d
-from kernels.normalization import layer_norm, rms_norm
 from kernels.losses import (
     huber,
     sigmoid_cross_entropy,
@@ -26,6 +25,7 @@ from kernels.losses import (
     softmax_cross_entropy_soft,
 )
 from kernels.mixing import beta, cutmix, mixed_one_hot, mixup
+from kernels.normalization import layer_norm, rms_norm
 from kernels.pooling import avg_pool2d, max_pool2d
 from kernels.windows import Padding
 

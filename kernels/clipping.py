@@ -268,7 +268,31 @@ def _squares_of_values(gradient: Gradient) -> tf.Tensor:
     values = _values(gradient)
     if _is_large(values) and target.current().compiler != "xla":
         return 2 * tf.nn.l2_loss(values)  # one pass: no tensor of squares is written and read
-    return tf.reduce_sum(tf.square(tf.cast(values, _accumulation_dtype(values.dtype))))
+    values = tf.cast(values, _accumulation_dtype(values.dtype))
+    elements = values.shape.num_elements()
+    if target.current().is_xla_cpu and elements is not None and elements >= _SLABBED_FROM:
+        return _squares_by_slabs(tf.reshape(values, [-1]), elements)
+    return tf.reduce_sum(tf.square(values))
+
+
+# Elements from which XLA:CPU makes a loop of its own of a square before a sum.
+_SLABBED_FROM = 2**14
+_SLABS = 16
+
+
+def _squares_by_slabs(values: tf.Tensor, elements: int) -> tf.Tensor:
+    """The sum of squares of a vector, its slabs added elementwise first.
+
+    XLA:CPU would write a tensor of squares to memory and read it again for the sum; an elementwise
+    addition it fuses with the squares, which leaves a sixteenth to be written. Measured on
+    [784, 512] behind its matrix product: 0.04 instead of 0.40 ms.
+    """
+    size = elements // _SLABS
+    total = tf.square(values[:size])
+    for slab in range(1, _SLABS):
+        total += tf.square(values[slab * size : (slab + 1) * size])
+    rest = tf.reduce_sum(tf.square(values[_SLABS * size :]))
+    return tf.reduce_sum(total) + rest
 
 
 def _is_large(values: tf.Tensor) -> bool:

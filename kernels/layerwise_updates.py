@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from kernels.updates import Keep, always
+
 
 def lars(
     parameter: tf.Tensor,
@@ -19,6 +21,7 @@ def lars(
     weight_decay: float,
     trust: float | None,
     nesterov: bool = False,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """LARS: momentum whose learning rate is scaled by the layer's ratio of norms.
 
@@ -34,6 +37,7 @@ def lars(
       weight_decay: coupled decay.
       trust: the paper's trust coefficient eta; None leaves the ratio out (r = 1).
       nesterov: whether the step is `mu v + lr r (g + weight_decay p)`.
+      keep: see `kernels.updates.Keep`.
 
     Returns:
       The new parameter and velocity.
@@ -45,7 +49,7 @@ def lars(
         weight_norm, gradient_norm = _norm(parameter), _norm(gradient)
         denominator = gradient_norm + weight_decay * weight_norm
         step *= _ratio(trust * weight_norm, denominator)
-    velocity = momentum * velocity + step
+    velocity = keep(momentum * velocity + step, velocity)
     return parameter - (momentum * velocity + step if nesterov else velocity), velocity
 
 
@@ -63,6 +67,7 @@ def lamb(
     correction2: tf.Tensor,
     weight_decay: float,
     adapt: bool = True,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """LAMB: Adam's direction and the decay, scaled to the norm of the layer's weights.
 
@@ -82,14 +87,15 @@ def lamb(
       correction2: `1 - b2^t`.
       weight_decay: inside the ratio.
       adapt: False leaves the ratio out.
+      keep: see `kernels.updates.Keep`.
 
     Returns:
       The new parameter, m and v.
 
     Source: You et al. 2020, arXiv:1904.00962, algorithm 2.
     """
-    first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (tf.square(gradient) - second)
+    first = keep(first + (1 - beta1) * (gradient - first), first)
+    second = keep(second + (1 - beta2) * (tf.square(gradient) - second), second)
     step = (first / correction1) / (tf.sqrt(second / correction2) + epsilon)
     step += weight_decay * parameter
     if adapt:
@@ -107,6 +113,7 @@ def muon(
     iterations: int,
     nesterov: bool,
     rms: float | None,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Muon: momentum whose step is made orthogonal: `v = mu v + g`, `p - lr scale orth(g + mu v)`.
 
@@ -120,6 +127,7 @@ def muon(
       nesterov: whether the step looks ahead (else it is orth(v)).
       rms: scale = rms sqrt(max(rows, columns)), the root mean square of the step's elements being
         about rms for any shape; None: scale = sqrt(max(1, columns / rows)), Jordan's.
+      keep: see `kernels.updates.Keep`.
 
     Returns:
       The new parameter and velocity.
@@ -127,7 +135,7 @@ def muon(
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; rms: Liu et al. 2025,
       arXiv:2502.16982.
     """
-    velocity = momentum * velocity + gradient
+    velocity = keep(momentum * velocity + gradient, velocity)
     step = gradient + momentum * velocity if nesterov else velocity
     columns = parameter.shape[-1]
     matrix = orthogonalized(tf.reshape(step, [-1, columns]), iterations)

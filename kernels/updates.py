@@ -8,8 +8,21 @@ and Keras differ (the place of epsilon, what the momentum holds) the docstring s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
+
+Keep = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""(new, old) -> what the slot becomes. A loop that skips a step that is not finite chooses the old
+value here, before the parameter's step is formed from it: chosen after the rule, XLA would compute
+the slots a second time for the parameter, from copies of the old ones."""
+
+
+def always(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    """The `Keep` of an update that is never skipped: the new value."""
+    del old
+    return new
 
 
 def sgd(parameter: tf.Tensor, gradient: tf.Tensor, *, learning_rate: tf.Tensor) -> tf.Tensor:
@@ -28,6 +41,7 @@ def momentum(
     learning_rate: tf.Tensor,
     momentum: tf.Tensor,
     nesterov: bool = False,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Momentum: `v = mu v + g`, `p - lr v`; with nesterov `p - lr (g + mu v)`.
 
@@ -39,7 +53,7 @@ def momentum(
 
     Source: Sutskever et al. 2013; `tf.compat.v1.train.MomentumOptimizer`.
     """
-    velocity = momentum * velocity + gradient
+    velocity = keep(momentum * velocity + gradient, velocity)
     step = gradient + momentum * velocity if nesterov else velocity
     return parameter - learning_rate * step, velocity
 
@@ -54,6 +68,7 @@ def adam(
     beta1: tf.Tensor,
     beta2: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adam: `m += (1-b1)(g-m)`, `v += (1-b2)(g^2-v)`, `p - step_size m / (sqrt(v) + epsilon)`.
 
@@ -69,14 +84,15 @@ def adam(
       beta1: decay of m.
       beta2: decay of v.
       epsilon: added to the root.
+      keep: see `Keep`.
 
     Returns:
       The new parameter, m and v.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980; `tf.compat.v1.train.AdamOptimizer`.
     """
-    first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (tf.square(gradient) - second)
+    first = keep(first + (1 - beta1) * (gradient - first), first)
+    second = keep(second + (1 - beta2) * (tf.square(gradient) - second), second)
     return parameter - step_size * first / (tf.sqrt(second) + epsilon), first, second
 
 
@@ -91,6 +107,7 @@ def amsgrad(
     beta1: tf.Tensor,
     beta2: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adam divided by the root of the largest v so far, uncorrected: `vhat = max(vhat, v)`.
 
@@ -102,9 +119,9 @@ def amsgrad(
 
     Source: Reddi et al. 2018, arXiv:1904.09237; `keras.optimizers.Adam(amsgrad=True)`.
     """
-    first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (tf.square(gradient) - second)
-    largest = tf.maximum(largest, second)
+    first = keep(first + (1 - beta1) * (gradient - first), first)
+    second = keep(second + (1 - beta2) * (tf.square(gradient) - second), second)
+    largest = keep(tf.maximum(largest, second), largest)
     new = parameter - step_size * first / (tf.sqrt(largest) + epsilon)
     return new, first, second, largest
 
@@ -121,6 +138,7 @@ def nadam(
     beta1: tf.Tensor,
     beta2: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adam with Nesterov's momentum, epsilon added after the bias correction.
 
@@ -132,8 +150,8 @@ def nadam(
 
     Source: Dozat 2016; `keras.optimizers.Nadam`.
     """
-    first = first + (1 - beta1) * (gradient - first)
-    second = second + (1 - beta2) * (tf.square(gradient) - second)
+    first = keep(first + (1 - beta1) * (gradient - first), first)
+    second = keep(second + (1 - beta2) * (tf.square(gradient) - second), second)
     step = momentum_share * first + gradient_share * gradient
     return parameter - step / (tf.sqrt(second / correction) + epsilon), first, second
 
@@ -177,6 +195,7 @@ def adagrad(
     *,
     learning_rate: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adagrad: `a += g^2`, `p - lr g / sqrt(a + epsilon)`.
 
@@ -187,7 +206,7 @@ def adagrad(
 
     Source: Duchi et al. 2011; `tf.compat.v1.train.AdagradOptimizer`.
     """
-    accumulator = accumulator + tf.square(gradient)
+    accumulator = keep(accumulator + tf.square(gradient), accumulator)
     return parameter - learning_rate * gradient / tf.sqrt(accumulator + epsilon), accumulator
 
 
@@ -199,6 +218,7 @@ def rmsprop(
     learning_rate: tf.Tensor,
     rho: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """RMSProp's step: `s += (1-rho)(g^2-s)`, `lr g / sqrt(s + epsilon)`.
 
@@ -211,10 +231,10 @@ def rmsprop(
     Source: Hinton's lecture 6e; centered: Graves 2013, arXiv:1308.0850, eq. 38 to 45;
       `tf.compat.v1.train.RMSPropOptimizer`.
     """
-    mean_square = mean_square + (1 - rho) * (tf.square(gradient) - mean_square)
+    mean_square = keep(mean_square + (1 - rho) * (tf.square(gradient) - mean_square), mean_square)
     variance = mean_square
     if mean is not None:
-        mean = mean + (1 - rho) * (gradient - mean)
+        mean = keep(mean + (1 - rho) * (gradient - mean), mean)
         variance = mean_square - tf.square(mean)
     return learning_rate * gradient / tf.sqrt(variance + epsilon), mean_square, mean
 
@@ -228,6 +248,7 @@ def adadelta(
     learning_rate: tf.Tensor,
     rho: tf.Tensor,
     epsilon: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Adadelta: the step is `g sqrt(u + epsilon) / sqrt(s + epsilon)`, u the mean of its squares.
 
@@ -236,9 +257,9 @@ def adadelta(
 
     Source: Zeiler 2012, arXiv:1212.5701; `tf.compat.v1.train.AdadeltaOptimizer`.
     """
-    mean_square = mean_square + (1 - rho) * (tf.square(gradient) - mean_square)
+    mean_square = keep(mean_square + (1 - rho) * (tf.square(gradient) - mean_square), mean_square)
     step = gradient * tf.sqrt(step_square + epsilon) / tf.sqrt(mean_square + epsilon)
-    step_square = step_square + (1 - rho) * (tf.square(step) - step_square)
+    step_square = keep(step_square + (1 - rho) * (tf.square(step) - step_square), step_square)
     return parameter - learning_rate * step, mean_square, step_square
 
 
@@ -250,6 +271,7 @@ def lion(
     learning_rate: tf.Tensor,
     beta1: tf.Tensor,
     beta2: tf.Tensor,
+    keep: Keep = always,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Lion: `p - lr sign(b1 m + (1-b1) g)`, then `m = b2 m + (1-b2) g`.
 
@@ -259,7 +281,8 @@ def lion(
     Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2; `keras.optimizers.Lion`.
     """
     direction = tf.sign(momentum + (1 - beta1) * (gradient - momentum))
-    return parameter - learning_rate * direction, momentum + (1 - beta2) * (gradient - momentum)
+    momentum = keep(momentum + (1 - beta2) * (gradient - momentum), momentum)
+    return parameter - learning_rate * direction, momentum
 
 
 def rounded(value: float, dtype: tf.DType) -> float:

@@ -101,6 +101,8 @@ class Trainer:
     ) -> None:
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"Trainer: on_nonfinite must be stop or skip, got {on_nonfinite!r}")
+        if not stall_seconds > 0:
+            raise ValueError(f"Trainer: stall_seconds must be above 0, got {stall_seconds}")
         if evaluate_every and evaluation is None:
             raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
         self.replicas = replicas or distribute.single()
@@ -130,7 +132,9 @@ class Trainer:
             state=self.state,
             replicas=self.replicas,
         )
-        self.steps_per_call = steps_per_call or getattr(feed, "steps_per_call", 64)
+        if steps_per_call is None:
+            steps_per_call = int(getattr(feed, "steps_per_call", 64))
+        self.steps_per_call = steps_per_call
         self._chosen: compiling.CompiledLoop | None = None
         self._evaluation = evaluation
         self._evaluation_weights = evaluation_weights

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -66,10 +67,13 @@ class Adagrad(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.adagrad`."""
         del trained
-        new, accumulator = updates.adagrad(parameter, gradient, slots["accumulator"], **scalars)
+        new, accumulator = updates.adagrad(
+            parameter, gradient, slots["accumulator"], **scalars, keep=keep
+        )
         return new, {"accumulator": accumulator}
 
     def fused(
@@ -134,11 +138,17 @@ class Adadelta(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.adadelta`."""
         del trained
         new, gradients, steps = updates.adadelta(
-            parameter, gradient, slots["accumulator"], slots["step_accumulator"], **scalars
+            parameter,
+            gradient,
+            slots["accumulator"],
+            slots["step_accumulator"],
+            **scalars,
+            keep=keep,
         )
         return new, {"accumulator": gradients, "step_accumulator": steps}
 

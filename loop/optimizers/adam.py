@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from kernels import updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer, Sparse
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -78,11 +79,12 @@ class Adam(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.adam`."""
         del trained
         new, first, second = updates.adam(
-            parameter, gradient, slots["m"], slots["v"], **_without_rate(scalars)
+            parameter, gradient, slots["m"], slots["v"], **_without_rate(scalars), keep=keep
         )
         return new, {"m": first, "v": second}
 
@@ -152,11 +154,18 @@ class AMSGrad(Adam):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.amsgrad`."""
         del trained
         new, first, second, largest = updates.amsgrad(
-            parameter, gradient, slots["m"], slots["v"], slots["vhat"], **_without_rate(scalars)
+            parameter,
+            gradient,
+            slots["m"],
+            slots["v"],
+            slots["vhat"],
+            **_without_rate(scalars),
+            keep=keep,
         )
         return new, {"m": first, "v": second, "vhat": largest}
 
@@ -216,11 +225,12 @@ class Nadam(Adam):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.nadam`."""
         del trained
         new, first, second = updates.nadam(
-            parameter, gradient, slots["m"], slots["v"], **_without_rate(scalars)
+            parameter, gradient, slots["m"], slots["v"], **_without_rate(scalars), keep=keep
         )
         return new, {"m": first, "v": second}
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import tensorflow as tf
 
 from kernels import target
+from kernels.updates import Keep
 from loop import schedules
 from loop import state as states
 from loop.optimizers import checks
@@ -118,8 +119,12 @@ class Optimizer(abc.ABC):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
-        """The new parameter and slots; all tensors of one shape (or the same rows of it)."""
+        """The new parameter and slots; all tensors of one shape (or the same rows of it).
+
+        Every new slot goes through `keep(new, old)` before anything is formed from it.
+        """
 
     def fused(
         self,

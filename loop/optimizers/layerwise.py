@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from kernels import layerwise_updates, updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer, Sparse
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -71,6 +72,7 @@ class LARS(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.layerwise_updates.lars`."""
         new, velocity = layerwise_updates.lars(
@@ -81,6 +83,7 @@ class LARS(Optimizer):
             trust=self._trust if self._adapts(trained.name) else None,
             nesterov=self._nesterov,
             **scalars,
+            keep=keep,
         )
         return new, {"momentum": velocity}
 
@@ -148,6 +151,7 @@ class LAMB(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.layerwise_updates.lamb`."""
         new, first, second = layerwise_updates.lamb(
@@ -158,5 +162,6 @@ class LAMB(Optimizer):
             weight_decay=trained.weight_decay,
             adapt=self._adapts(trained.name),
             **scalars,
+            keep=keep,
         )
         return new, {"m": first, "v": second}

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -61,8 +62,9 @@ class Lion(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.lion`."""
         del trained
-        new, momentum = updates.lion(parameter, gradient, slots["momentum"], **scalars)
+        new, momentum = updates.lion(parameter, gradient, slots["momentum"], **scalars, keep=keep)
         return new, {"momentum": momentum}

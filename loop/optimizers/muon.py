@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import layerwise_updates, updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer, Sparse
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -106,6 +107,7 @@ class Muon(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.layerwise_updates.muon` and `kernels.updates.adam`."""
         del trained
@@ -119,6 +121,7 @@ class Muon(Optimizer):
                 iterations=self._iterations,
                 nesterov=self._nesterov,
                 rms=self._rms,
+                keep=keep,
             )
             return new, {"momentum": velocity}
         new, first, second = updates.adam(
@@ -127,5 +130,6 @@ class Muon(Optimizer):
             slots["m"],
             slots["v"],
             **{name: scalars[name] for name in ("step_size", "beta1", "beta2", "epsilon")},
+            keep=keep,
         )
         return new, {"m": first, "v": second}

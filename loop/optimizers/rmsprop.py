@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -78,6 +79,7 @@ class RMSProp(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.rmsprop`."""
         del trained
@@ -88,12 +90,13 @@ class RMSProp(Optimizer):
             learning_rate=scalars["learning_rate"],
             rho=scalars["rho"],
             epsilon=scalars["epsilon"],
+            keep=keep,
         )
         new_slots = {"mean_square": mean_square}
         if mean is not None:
             new_slots["mean"] = mean
         if self._momentum > 0:
-            step = scalars["momentum"] * slots["momentum"] + step
+            step = keep(scalars["momentum"] * slots["momentum"] + step, slots["momentum"])
             new_slots["momentum"] = step
         return parameter - step, new_slots
 

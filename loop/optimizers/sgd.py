@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import updates
+from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
 from loop.optimizers.trained import Scalars, Slots, Trained
@@ -47,9 +48,10 @@ class SGD(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.sgd`."""
-        del trained
+        del trained, keep
         rate = scalars["learning_rate"]
         return updates.sgd(parameter, gradient, learning_rate=rate), slots
 
@@ -116,11 +118,12 @@ class Momentum(Optimizer):
         gradient: tf.Tensor,
         slots: Slots,
         scalars: Scalars,
+        keep: Keep,
     ) -> tuple[tf.Tensor, Slots]:
         """See `kernels.updates.momentum`."""
         del trained
         new, velocity = updates.momentum(
-            parameter, gradient, slots["momentum"], nesterov=self._nesterov, **scalars
+            parameter, gradient, slots["momentum"], nesterov=self._nesterov, **scalars, keep=keep
         )
         return new, {"momentum": velocity}
 

@@ -128,19 +128,19 @@ class Update:
     def _apply_rule(
         self, trained: Trained, old: tf.Tensor, old_slots: Slots, gradient: tf.Tensor
     ) -> tuple[tf.Tensor, Slots]:
-        """The rule with the decay before it and the choice of new or old after it."""
+        """The rule with the decay before it and the choice of new or old in it."""
         scalars = self._scalars_for(trained)
         parameter = tf.cast(old, trained.dtype)
         if self._decays(trained):
             parameter -= scalars["learning_rate"] * trained.weight_decay * parameter
-        new, new_slots = self._optimizer.rule(trained, parameter, gradient, old_slots, scalars)
-        new = tf.cast(new, old.dtype)
-        if self._select is None:
-            return new, new_slots
-        kept = {
-            name: tf.where(self._select, new_slots[name], old_slots[name]) for name in old_slots
-        }
-        return tf.where(self._select, new, old), kept
+        new, new_slots = self._optimizer.rule(
+            trained, parameter, gradient, old_slots, scalars, self._keep
+        )
+        return self._keep(tf.cast(new, old.dtype), old), new_slots
+
+    def _keep(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+        """The new value, or the old one where the update is skipped."""
+        return new if self._select is None else tf.where(self._select, new, old)
 
     def _scalars_for(self, trained: Trained) -> Scalars:
         key = (trained.multiplier, trained.dtype)

@@ -157,6 +157,21 @@ def test_a_non_finite_norm_is_reported_and_not_spread(clip, fault):
     np.testing.assert_allclose(_dense(got.gradients[-1]), _densify(rows), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.bfloat16])
+def test_sum_by_slabs_is_the_sum(dtype):
+    """XLA's form for large gradients counts every element once, whatever the remainder is."""
+    rng = np.random.default_rng(3)
+    values = tf.cast(rng.normal(0.5, 2, (2**14 + 37, 1)), dtype)
+    truth = math.sqrt(np.sum(np.square(tf.cast(values, tf.float64).numpy())))
+
+    @tf.function(jit_compile=True, autograph=False)
+    def norm(gradient):
+        with target.tracing_for("xla", "cpu"):
+            return clipping.global_norm([gradient])
+
+    assert float(norm(values)) == pytest.approx(truth, rel=1e-12 if dtype == tf.float64 else 1e-6)
+
+
 def test_long_sums_keep_their_digits():
     """The float32 norm of four million elements is right to 1e-5 on graph and XLA."""
     x = np.random.default_rng(3).normal(0.1, 1, 2**22).astype(np.float32)

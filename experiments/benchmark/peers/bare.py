@@ -92,7 +92,7 @@ class Bare:
             else g
             for g, variable in zip(gradients, weights.values(), strict=True)
         ]
-        norm = tf.sqrt(tf.add_n([2 * tf.nn.l2_loss(g) for g in gradients]))
+        norm = kernels.global_norm(gradients)
         scale = tf.minimum(1.0, workloads.CLIP_NORM / norm)
         self._adam([g * scale for g in gradients])
         self._step.assign_add(1)
