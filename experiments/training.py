@@ -18,7 +18,7 @@ import rich
 import tensorflow as tf
 
 import loop
-from experiments import delivery, models, outer_loop, pipeline, recipe, steps
+from experiments import delivery, dry_run, models, outer_loop, pipeline, recipe, steps
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
@@ -65,6 +65,7 @@ _HARMLESS = frozenset(
         "profile",
         "predict",
         "export",
+        "dry_run",
         "on_nonfinite",
         "max_nonfinite",
         "stall_seconds",
@@ -96,6 +97,9 @@ def run(settings: Settings, data: Dataset) -> int:
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
     logging.getLogger("loop").info("%s", replicas.description)
+    if settings.dry_run:
+        dry_run.show(settings, parts(settings, data, replicas, total_steps), total_steps)
+        return 0
     # Only the chief keeps files; the other workers get the state from it.
     given = settings.directory or ("." if not replicas.is_chief else None)
     directory = Path(given) if given else _fresh_directory(settings)
