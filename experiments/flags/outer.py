@@ -60,6 +60,13 @@ BEGIN_AND_END = (
         None,
         "Write a SavedModel into this new folder at the end, reloaded and compared.",
     ),
+    Flag(
+        "dry_run",
+        "begin and end",
+        "bool",
+        False,
+        "Print parameters, FLOPs, memory, steps and what will be compiled; train nothing.",
+    ),
 )
 EVALUATION = (
     Flag(

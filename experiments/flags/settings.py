@@ -8,7 +8,9 @@ from typing import Literal
 from experiments.flags import defaults, table
 
 # What a command asks for this once; not part of what reproduces a run.
-_NOT_STORED = frozenset({"allow_change", "fresh", "debug", "profile", "predict", "export"})
+_NOT_STORED = frozenset(
+    {"allow_change", "fresh", "debug", "profile", "predict", "export", "dry_run"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Settings:
     profile: str | None
     predict: str | None
     export: str | None
+    dry_run: bool
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]
     compile: Literal["xla", "graph", "eager", "auto"]
     steps_per_call: int

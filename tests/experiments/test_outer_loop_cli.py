@@ -45,6 +45,23 @@ def test_a_run_with_everything_stops_early_and_stays_stopped(tmp_path):
     assert again["state_sha256"] == result["state_sha256"]
 
 
+def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """Parameters, operations and bytes of the MLP follow from its sizes; no file is made."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--model=mlp", "--batch_size=32", "--steps=10", "--accumulate=2"]
+    assert train.main([*arguments, "--dry_run", "--optimizer=momentum", "--compile=graph"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    sizes = [(64, 512), (512, 256), (256, 10)]
+    parameters = sum(a * b for a, b in sizes) + 10 + 2 * (512 + 256)
+    assert f"parameters │ {parameters:,} " in printed
+    # Weights and velocities, the norms' statistics, and the two int64 counters.
+    state = 4 * (2 * parameters + 2 * (512 + 256)) + 16
+    assert f"state │ {state / 2**20:.4g} MiB in" in printed
+    assert "steps │ 10, 0.22 epochs" in printed
+    assert "compile │ a graph, one call for up to" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def handed_over(tmp_path_factory):
     """A run of 30 steps that was traced, predicted and exported: its folder and result."""
