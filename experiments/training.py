@@ -96,7 +96,6 @@ def run(settings: Settings, data: Dataset) -> int:
     logging.getLogger("loop").setLevel(logging.INFO)
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
-    logging.getLogger("loop").info("%s", replicas.description)
     if settings.dry_run:
         dry_run.show(settings, parts(settings, data, replicas, total_steps), total_steps)
         return 0
@@ -110,6 +109,8 @@ def run(settings: Settings, data: Dataset) -> int:
             with trainer:
                 delivery.start_from(settings, made, trainer)
                 trainer.open()
+                # No earlier: what `open` refuses is refused in one line.
+                logging.getLogger("loop").info("%s", replicas.description)
                 if replicas.is_chief:
                     (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
                 trainer.train(until=total_steps)
