@@ -113,7 +113,7 @@ class CompiledLoop:
         self._resident = replicas.per_replica(lambda _: dict(feed.resident()))
         self._seed = tf.constant(feed.seed, tf.int64)
         self._columns: tuple[str, ...] = ()
-        self._signature: dict[str, str] = {}
+        self._signature: dict[str, tuple[Any, Any]] = {}
         # With one replica XLA takes the whole loop; with several, regions inside each step.
         self.compiles_by_a_step = mode == "xla" and replicas.count > 1
         whole = mode == "xla" and not self.compiles_by_a_step
@@ -155,14 +155,10 @@ class CompiledLoop:
                 f"compile: count must be in [0, steps_per_call={self.steps_per_call}], got {count}"
             )
         self._guard(chunk)
-        first_step = int(self._global_step)
-        arguments = self._arguments(chunk, count, max_nonfinite, streak)
-        table, done, streak_after = self._call(*arguments)
-        table = table.numpy()[: int(done), : len(self._columns)]
-        streak_now = int(streak_after)
-        return Outcome(
-            Rows(first_step, self._columns, table), streak_now > max_nonfinite, streak_now
-        )
+        table, numbers = self._call(*self._arguments(chunk, count, max_nonfinite, streak))
+        first_step, done, streak = numbers.numpy().tolist()
+        table = table.numpy()[:done, : len(self._columns)]
+        return Outcome(Rows(first_step, self._columns, table), streak > max_nonfinite, streak)
 
     def operations(self) -> list[str]:
         """The type of every operation in the traced loop; traces it, runs nothing.
@@ -191,18 +187,23 @@ class CompiledLoop:
     def _arguments(
         self, chunk: Any, count: int, max_nonfinite: int, streak: int
     ) -> tuple[Any, ...]:
-        numbers = (tf.constant(number) for number in (count, max_nonfinite, streak))
-        return (self._resident, chunk, self._positions, self._seed, *numbers)
+        # One tensor: at one step a call, each argument's conversion is felt.
+        numbers = tf.constant([count, max_nonfinite, streak], tf.int32)
+        return (self._resident, chunk, self._positions, self._seed, numbers)
 
     def _guard(self, chunk: Any) -> None:
         """Refuses a call that would be traced anew, and names the argument that changed."""
         local = self._replicas.first(chunk)
-        signature = {name: f"{array.dtype.name}{array.shape}" for name, array in local.items()}
+        signature = {name: (array.dtype, array.shape) for name, array in local.items()}
         if not self._signature:
             self._signature = signature
         elif signature != self._signature:
+            shown = [
+                {name: f"{dtype.name}{shape}" for name, (dtype, shape) in one.items()}
+                for one in (self._signature, signature)
+            ]
             pairs = {
-                name: (self._signature.get(name, "absent"), signature.get(name, "absent"))
+                name: (shown[0].get(name, "absent"), shown[1].get(name, "absent"))
                 for name in {**self._signature, **signature}
             }
             changed = [f"{n} was {old}, is {new}" for n, (old, new) in pairs.items() if old != new]
@@ -217,17 +218,30 @@ class CompiledLoop:
         chunk: Any,
         positions: Any,
         seed: tf.Tensor,
-        count: tf.Tensor,
-        max_nonfinite: tf.Tensor,
-        streak: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The call: a loop over steps. Traced, unless in eager mode."""
+        numbers: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The call: a loop over steps. Traced, unless in eager mode.
+
+        Args:
+          resident: the feed's, per replica.
+          chunk: from `prepare`, per replica.
+          positions: each example's in the global batch, per replica.
+          seed: int64 scalar.
+          numbers: int32 [3]: steps to run, non-finite steps in a row allowed, and so far.
+
+        Returns:
+          The rows, float64 [steps_per_call, CAPACITY], and int64 [3]: the step before the first,
+          the steps run, non-finite steps in a row at the end.
+        """
         if self.mode != "eager":
             self.traces += 1
             if self.traces > 1:
                 raise RuntimeError(
                     "compile: a second trace of one signature; the step's closure must have changed"
                 )
+
+        count, max_nonfinite, streak = tf.unstack(numbers)
+        first_step = self._global_step.read()
 
         def body(
             row: tf.Tensor, streak: tf.Tensor, table: tf.TensorArray
@@ -252,7 +266,8 @@ class CompiledLoop:
             (tf.constant(0), streak, table),
             parallel_iterations=1,
         )
-        return table.stack(), done, streak
+        outcome = tf.stack([first_step, tf.cast(done, tf.int64), tf.cast(streak, tf.int64)])
+        return table.stack(), outcome
 
     def _replica_step(
         self,

@@ -2,7 +2,7 @@
 
 A Feistel network over [0, a) x [0, b), a * b >= size, is a permutation; values that fall outside
 [0, size) are put through again until they fall inside (cycle walking), which permutes [0, size).
-Nothing is stored and nothing is sought: place p of epoch e costs the same wherever it is, so a
+Nothing need be stored and nothing is sought: place p of epoch e costs the same wherever it is, so a
 resume in the middle of an epoch is exact, and a data set of any size takes no memory for its order.
 
 Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
@@ -19,6 +19,9 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 _ROUNDS = 8
+# Up to this size an epoch's order is worth a table (1 MiB): short calls then cost a look-up each,
+# not the hundred small array operations of the network.
+_TABLE_SIZE = 2**17
 
 
 class Order:
@@ -41,6 +44,7 @@ class Order:
         self.shuffle = shuffle
         self._rows = math.isqrt(size - 1) + 1
         self._columns = -(-size // self._rows)
+        self._tables: dict[int, Indices] = {}
 
     def indices(self, places: npt.ArrayLike) -> Indices:
         """The examples at these places of the endless sequence of epochs.
@@ -56,13 +60,32 @@ class Order:
         epochs, within = np.divmod(asked.reshape(-1), self.size)
         if not self.shuffle:
             return within.reshape(asked.shape)
+        if self.size <= _TABLE_SIZE and asked.size < self.size:
+            return self._looked_up(epochs, within).reshape(asked.shape)
+        return self._computed(epochs, within).reshape(asked.shape)
+
+    def _looked_up(self, epochs: Indices, within: Indices) -> Indices:
+        """From the tables of these epochs: for calls shorter than an epoch."""
+        needed = np.unique(epochs).tolist()
+        for epoch in needed:
+            if epoch not in self._tables:
+                everything = np.arange(self.size)
+                self._tables[epoch] = self._computed(np.full(self.size, epoch), everything)
+        found = np.empty(len(within), np.int64)
+        for epoch in needed:
+            here = epochs == epoch
+            found[here] = self._tables[epoch][within[here]]
+        self._tables = {epoch: self._tables[epoch] for epoch in needed}
+        return found
+
+    def _computed(self, epochs: Indices, within: Indices) -> Indices:
         keys = self._round_keys(epochs)
         found = self._permuted(within, keys)
         outside = found >= self.size
         while outside.any():
             found[outside] = self._permuted(found[outside], keys[:, outside])
             outside = found >= self.size
-        return found.reshape(asked.shape)
+        return found
 
     def _round_keys(self, epochs: Indices) -> npt.NDArray[np.uint64]:
         """uint64 [rounds, *epochs.shape]: a key for every round of every epoch."""
