@@ -18,7 +18,16 @@ import rich
 import tensorflow as tf
 
 import loop
-from experiments import delivery, dry_run, models, outer_loop, pipeline, recipe, steps
+from experiments import (
+    delivery,
+    dry_run,
+    learning_rate,
+    models,
+    outer_loop,
+    pipeline,
+    recipe,
+    steps,
+)
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
@@ -66,6 +75,7 @@ _HARMLESS = frozenset(
         "predict",
         "export",
         "dry_run",
+        "find_learning_rate",
         "on_nonfinite",
         "max_nonfinite",
         "stall_seconds",
@@ -98,6 +108,9 @@ def run(settings: Settings, data: Dataset) -> int:
     replicas = _replicas(settings)
     if settings.dry_run:
         dry_run.show(settings, parts(settings, data, replicas, total_steps), total_steps)
+        return 0
+    if settings.find_learning_rate is not None:
+        learning_rate.find(settings, parts(settings, data, replicas, total_steps))
         return 0
     # Only the chief keeps files; the other workers get the state from it.
     given = settings.directory or ("." if not replicas.is_chief else None)

@@ -6,6 +6,7 @@ should not wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -148,6 +149,15 @@ class KerasOptimizer:
         if not self._variables:
             return {}
         return {variable.path: variable.value for variable in self.optimizer.variables}
+
+    @contextlib.contextmanager
+    def scheduled(self, schedule: schedules.Schedule) -> Iterator[None]:
+        """Inside the `with` block updates are traced with another learning rate."""
+        own, self._schedule = self._schedule, schedule
+        try:
+            yield
+        finally:
+            self._schedule = own
 
     def learning_rate_at(self, global_step: tf.Tensor) -> tf.Tensor:
         """The learning rate of the update that starts at `global_step`, a float32 scalar."""

@@ -61,6 +61,14 @@ BEGIN_AND_END = (
         "Write a SavedModel into this new folder at the end, reloaded and compared.",
     ),
     Flag(
+        "find_learning_rate",
+        "begin and end",
+        "text",
+        None,
+        "Instead of training, raise the rate until the loss diverges; write this path with .csv"
+        " and, with matplotlib, .png behind it.",
+    ),
+    Flag(
         "dry_run",
         "begin and end",
         "bool",

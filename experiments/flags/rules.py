@@ -11,7 +11,10 @@ from experiments.errors import InputError, alternatives
 from experiments.flags import outer, table
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
-_PATHS = ("directory", "data_dir", "dump_weights", "init_from", "profile", "predict", "export")
+_PATHS = (
+    *("directory", "data_dir", "dump_weights", "init_from", "profile", "predict", "export"),
+    "find_learning_rate",
+)
 
 
 def check(values: dict[str, Any], given: Set[str]) -> None:
@@ -205,6 +208,7 @@ def _check_paths(values: dict[str, Any]) -> None:
     for name in ("dump_weights", "predict"):
         _check_archive(name, values[name])
     _check_start_and_export(values)
+    _check_instead(values)
 
 
 def _can_be_folder(path: str) -> bool:
@@ -256,6 +260,28 @@ def _check_start_and_export(values: dict[str, Any]) -> None:
             expected="a path where nothing is and a folder can be made",
             found="something there" if os.path.lexists(target) else "a file on the way",
             mend="remove what is there, or choose another path",
+        )
+
+
+def _check_instead(values: dict[str, Any]) -> None:
+    """What is done instead of training is one thing, and has a place to go to."""
+    name = values["find_learning_rate"]
+    if name is None:
+        return
+    if values["dry_run"]:
+        raise InputError(
+            "--dry_run",
+            expected="either --dry_run or --find_learning_rate",
+            found="both",
+            mend="remove one of them",
+        )
+    folder = os.path.dirname(name) or "."
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"--find_learning_rate={name}",
+            expected="a name in an existing folder",
+            found=f"no folder {folder}",
+            mend="make the folder, or choose another path",
         )
 
 

@@ -7,8 +7,9 @@ A family's class says which slots a variable has and calls a pure rule of `kerne
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import tensorflow as tf
@@ -213,6 +214,15 @@ class Optimizer(abc.ABC):
     def is_frozen(self, name: str) -> bool:
         """Whether the variable of this name is left alone."""
         return any(pattern.search(name) for pattern in self._frozen)
+
+    @contextlib.contextmanager
+    def scheduled(self, schedule: schedules.Schedule) -> Iterator[None]:
+        """Inside the `with` block updates are traced with another learning rate."""
+        own, self._schedule = self._schedule, schedule
+        try:
+            yield
+        finally:
+            self._schedule = own
 
     def learning_rate_at(self, global_step: tf.Tensor) -> tf.Tensor:
         """The learning rate of the update that starts at `global_step`, a float32 scalar."""

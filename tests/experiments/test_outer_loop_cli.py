@@ -62,6 +62,21 @@ def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_range_test_suggests_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    """It leaves its table alone, and the rate that it prints is the table's."""
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*_SMALL, "--optimizer=sgd", "--find_learning_rate=rates"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    rates = np.genfromtxt(tmp_path / "rates.csv", delimiter=",", names=True)
+    assert rates["learning_rate"][0] == np.float32(1e-6)
+    turning = rates["learning_rate"][rates["smoothed"].argmin()]
+    assert f"--learning_rate={turning / 10:.3g} " in printed
+    assert 1e-3 < turning / 10 < 1
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names <= {"rates.csv", "rates.png"}
+    assert ("rates.png" in names) == ("plot │ rates.png" in printed)
+
+
 @pytest.fixture(scope="module")
 def handed_over(tmp_path_factory):
     """A run of 30 steps that was traced, predicted and exported: its folder and result."""
@@ -129,6 +144,8 @@ def test_a_warm_start_goes_on_from_the_weights(handed_over, tmp_path, caplog):
         (["--init_from=/nowhere"], "--init_from=/nowhere: expected the folder of a run"),
         (["--export=/"], "--export=/: expected a path where nothing is"),
         (["--predict=out.txt"], "--predict=out.txt: expected a name that ends in .npz"),
+        (["--dry_run", "--find_learning_rate=a"], "--dry_run: expected either --dry_run or"),
+        (["--find_learning_rate=no/a"], "--find_learning_rate=no/a: expected a name in an"),
         (["--keep_last=0"], "--keep_last: expected a whole number from 1"),
     ],
 )
