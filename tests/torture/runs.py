@@ -70,10 +70,11 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """An uncut run of a mode: the hash that it ends with, and how long it takes."""
+    """An uncut run of a mode: the hash that it ends with, its time, its largest file's bytes."""
 
     state_sha256: str
     seconds: float
+    largest_file: int = 0
 
 
 def start(arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> tuple[int, int]:
@@ -155,7 +156,8 @@ def truth(arguments: tuple[str, ...]) -> Truth:
         ended = run(arguments, folder)
         if ended.status:
             raise RuntimeError(f"the uncut run ended with {ended.status}: {ended.output[-800:]}")
-        return Truth(_sha256(folder), ended.seconds)
+        largest = max(path.stat().st_size for path in (folder / "run").rglob("*"))
+        return Truth(_sha256(folder), ended.seconds, largest)
 
 
 def _sha256(folder: Path) -> str:
@@ -258,12 +260,9 @@ def full_disks(
     rng: np.random.Generator,
 ) -> None:
     """No file can grow beyond a random size (RLIMIT_FSIZE): status 2, or 1, in one line."""
-    with fresh_folder() as folder:
-        run(arguments, folder)
-        largest = max(path.stat().st_size for path in (folder / "run").rglob("*"))
 
     def fault(folder: Path) -> tuple[Ended, tuple[int, ...]]:
-        limit = int(rng.choice([rng.integers(0, 30_000), rng.integers(0, largest)]))
+        limit = int(rng.choice([rng.integers(0, 30_000), rng.integers(0, expected.largest_file)]))
 
         def prepare() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
