@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import loop
-from loop import optimizers
+from loop import distribute, optimizers
 from loop.feeds import Arrays
 from tests.loop import steps
 
@@ -22,13 +22,16 @@ def arrays_feed(seed=5, **options):
     return Arrays(data(), batch_size=BATCH, seed=seed, **options)
 
 
-def trainer(feed, **options):
+def trainer(feed, replicas=None, **options):
     """A trainer of a model with BatchNorm and dropout on the feed."""
-    net = steps.Net(dropout=0.3, dtype=tf.float32)
-    optimizer = optimizers.Adam(0.02)
-    step = loop.GradientStep(steps.squared_errors(net), net.trainable_variables, optimizer)
-    options = {"compile": "graph", "steps_per_call": 5, **options}
-    return loop.Trainer(step=step, feed=feed, state={"net": net, "optimizer": optimizer}, **options)
+    replicas = replicas or distribute.single()
+    with replicas.scope():
+        net = steps.Net(dropout=0.3, dtype=tf.float32)
+        optimizer = optimizers.Adam(0.02)
+        step = loop.GradientStep(steps.squared_errors(net), net.trainable_variables, optimizer)
+    state = {"net": net, "optimizer": optimizer}
+    options = {"compile": "graph", "steps_per_call": 5, "replicas": replicas, **options}
+    return loop.Trainer(step=step, feed=feed, state=state, **options)
 
 
 def trained(feed, until=UNTIL, **options):

@@ -1,5 +1,9 @@
 """Batches from tf.data, against the same batches from arrays."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -56,6 +60,27 @@ def test_a_shuffled_data_set_resumes_bit_for_bit(tmp_path):
     assert steps.same(feed_runs.cut(lambda: _feed(_plain()), tmp_path / "cut"), expected)
     other = Dataset(_plain(), batch_size=feed_runs.BATCH, seed=6)
     assert not steps.same(feed_runs.trained(other), expected)
+
+
+def test_replicas_train_on_the_batches_of_arrays():
+    """On two virtual CPUs, in a process of their own: the same state, bit for bit."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.loop.test_dataset_feed"],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.splitlines()[-1] == "same"
+
+
+def _on_two_replicas():
+    replicas = distribute.mirrored(virtual_devices=2)
+    expected = feed_runs.trained(feed_runs.arrays_feed(), replicas=replicas)
+    found = feed_runs.trained(_feed(_seeking()), replicas=replicas)
+    print("same" if steps.same(found, expected) else "different")
 
 
 def test_repeated_epochs_hold_every_example_once():
@@ -155,15 +180,15 @@ def _two_kinds(seed, start):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_dataset({"x": tf.zeros([8])}, 2), r"ran dry at step 2: .*repeat\(\) the data set"),
-        (_dataset({"x": tf.zeros([7])}), r"'x' of step 0 has shape \(7,\), expected batch_size=8"),
-        (_dataset({"x": tf.zeros([])}), r"'x' of step 0 has shape \(\), expected batch_size=8"),
+        (_dataset({"x": np.zeros([8])}, 2), r"ran dry at step 2: .*repeat\(\) the data set"),
+        (_dataset({"x": np.zeros([7])}), r"'x' of step 0 has shape \(7,\), expected batch_size=8"),
+        (_dataset({"x": np.zeros([])}), r"'x' of step 0 has shape \(\), expected batch_size=8"),
         (
-            _dataset((tf.zeros([8]), tf.zeros([8]))),
+            _dataset((np.zeros([8]), np.zeros([8]))),
             "step 0: expected a dict of arrays, found tuple",
         ),
-        (_dataset({"x": {"y": tf.zeros([8])}}), "'x' expected to be an array, found dict"),
-        (_dataset({"x": tf.constant(["a"] * 8)}), "'x' expected to hold numbers, found strings"),
+        (_dataset({"x": {"y": np.zeros([8])}}), "'x' expected to be an array, found dict"),
+        (_dataset({"x": ["a"] * 8}), "'x' expected to hold numbers, found strings"),
         (
             _two_kinds,
             r"step 1 differs from the first: 'x' expected float32\[3\], found float32\[2\]",
@@ -203,3 +228,7 @@ def test_a_data_set_that_cannot_be_exact_is_refused():
         _feed(_plain()).evaluation_chunks([place], 2)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Dataset(_plain(), batch_size=0)
+
+
+if __name__ == "__main__":
+    _on_two_replicas()

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 import loop
-from loop import distribute
-from loop.feeds import Arrays
+from loop import distribute, metrics
+from loop.feeds import Arrays, Dataset
 from tests.loop import steps
 
 
@@ -74,3 +74,30 @@ def test_a_value_that_is_not_one_an_example_is_refused(value):
     evaluation = _evaluation(lambda batch: {"loss": value(batch["y"])})
     with pytest.raises(ValueError, match=r"'loss' has shape .*; expected one value an example"):
         evaluation.compiled("graph", distribute.single()).compile()
+
+
+def test_what_cannot_be_evaluated_is_refused():
+    """A feed without an end, no batches a call, and a data set of no example."""
+    with pytest.raises(TypeError, match="Endless expected to have evaluation_chunk or evaluation"):
+        loop.Evaluation(dict, type("Endless", (), {})())
+    feed = Arrays(steps.arrays(9), batch_size=3)
+    with pytest.raises(ValueError, match="batches_per_call must be at least 1, got 0"):
+        loop.Evaluation(dict, feed, batches_per_call=0)
+    none = tf.data.Dataset.from_tensor_slices({"y": np.zeros(0)}).batch(3)
+    evaluation = loop.Evaluation(dict, Dataset(lambda *_: none, batch_size=3))
+    with pytest.raises(ValueError, match="expected at least one example, found none"):
+        evaluation.compiled("graph", distribute.single())()
+
+
+def test_metrics_choose_what_is_evaluated():
+    """Only the named metrics, under their names; an array as lists."""
+    data = {
+        "label": np.array([0, 1, 1, 2, 1]),
+        "logits": np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1]],
+    }
+    found = loop.Evaluation(
+        dict,
+        Arrays(data, batch_size=2),
+        metrics={"right": metrics.Accuracy(), "table": metrics.ConfusionMatrix(3)},
+    ).compiled("graph", distribute.single())()
+    assert found == {"right": 0.8, "table": [[1, 0, 0], [0, 2, 1], [0, 0, 1]]}

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import loop
 from loop import distribute, metrics
-from loop.feeds import Arrays
+from loop.feeds import Arrays, Dataset
 
 _SIZE, _CLASSES = 203, 5
 # Not asked of `_metrics` here: Keras's variables would start TensorFlow before it is split in two.
@@ -88,10 +88,11 @@ def _check(found):
         np.testing.assert_allclose(found[name], np.asarray(metric.result()), rtol=1e-5)
 
 
-def _evaluated(mode, replicas, batch_size=16):
-    evaluation = loop.Evaluation(
-        _function, Arrays(_data(), batch_size=batch_size), metrics=_metrics()
-    ).compiled(mode, replicas)
+def _evaluated(mode, replicas, batch_size=16, feed=None):
+    feed = feed or Arrays(_data(), batch_size=batch_size)
+    evaluation = loop.Evaluation(_function, feed, metrics=_metrics(), batches_per_call=4).compiled(
+        mode, replicas
+    )
     evaluation.compile()
     evaluation()
     found = evaluation()  # Nothing is left over from the first.
@@ -108,7 +109,7 @@ def test_all_metrics_are_numpys_over_all_examples(mode):
 
 
 def test_all_metrics_on_two_replicas():
-    """Graph and XLA on two virtual CPUs, slices of a batch of 15 padded, give the same."""
+    """Graph and XLA on two virtual CPUs, slices of a batch of 15 padded, and a stream."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.loop.test_metrics"],
         cwd=pathlib.Path(__file__).parents[2],
@@ -118,7 +119,7 @@ def test_all_metrics_on_two_replicas():
         timeout=120,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    for line in run.stdout.splitlines()[-2:]:
+    for line in run.stdout.splitlines()[-3:]:
         _check(json.loads(line))
 
 
@@ -126,6 +127,9 @@ def _on_two_replicas():
     replicas = distribute.mirrored(virtual_devices=2)
     for mode in ("graph", "xla"):
         print(json.dumps(_evaluated(mode, replicas, batch_size=15)))
+    examples = tf.data.Dataset.from_tensor_slices(_data()).batch(15)
+    streamed = Dataset(lambda *_: examples, batch_size=15)
+    print(json.dumps(_evaluated("graph", replicas, feed=streamed)))
 
 
 def _state(metric, mask=None, **values):
