@@ -15,13 +15,15 @@ SIGTERM and SIGINT after a checkpoint.
 
 from __future__ import annotations
 
-from experiments import datasets, flags, steps, tensorflow_import
+from experiments import datasets, flags, steps, sweep, tensorflow_import
 from experiments.entry import run_main
 
 
 def main(argv: list[str]) -> int:
     """Checks flags and data, then trains; returns the exit status."""
     settings = flags.parse(argv)
+    if settings.sweep:
+        return sweep.run(argv, settings)
     data = datasets.load(
         settings.dataset, settings.data_dir, fetch_missing=settings.download, report=print
     )

@@ -76,6 +76,7 @@ _HARMLESS = frozenset(
         "export",
         "dry_run",
         "find_learning_rate",
+        "sweep",
         "on_nonfinite",
         "max_nonfinite",
         "stall_seconds",

@@ -61,6 +61,14 @@ BEGIN_AND_END = (
         "Write a SavedModel into this new folder at the end, reloaded and compared.",
     ),
     Flag(
+        "sweep",
+        "begin and end",
+        "text",
+        None,
+        "Train at every point of a grid, flag=value,value;flag=value, one after another, and print"
+        " a table.",
+    ),
+    Flag(
         "find_learning_rate",
         "begin and end",
         "text",

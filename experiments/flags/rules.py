@@ -265,6 +265,15 @@ def _check_start_and_export(values: dict[str, Any]) -> None:
 
 def _check_instead(values: dict[str, Any]) -> None:
     """What is done instead of training is one thing, and has a place to go to."""
+    if values["sweep"]:
+        for other in ("dry_run", "find_learning_rate", "export", "predict", "dump_weights"):
+            if values[other]:
+                raise InputError(
+                    f"--{other}",
+                    expected="no --sweep beside it",
+                    found="both",
+                    mend="remove one of them: every run of a sweep would do it",
+                )
     name = values["find_learning_rate"]
     if name is None:
         return

@@ -10,7 +10,7 @@ from experiments.flags import defaults, table
 # What a command asks for this once; not part of what reproduces a run.
 _NOT_STORED = frozenset(
     {"allow_change", "fresh", "debug", "profile", "predict", "export"}
-    | {"find_learning_rate", "dry_run"}
+    | {"sweep", "find_learning_rate", "dry_run"}
 )
 
 
@@ -83,6 +83,7 @@ class Settings:
     profile: str | None
     predict: str | None
     export: str | None
+    sweep: str | None
     find_learning_rate: str | None
     dry_run: bool
     precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"]

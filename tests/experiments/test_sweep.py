@@ -1,0 +1,100 @@
+"""A grid of runs in processes, and its table."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import flags, sweep, train
+from experiments.errors import InputError
+from experiments.flags.sweep import grid_of
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SMALL = ["--model=mlp", "--batch_size=64", "--compile=graph", "--optimizer=sgd"]
+
+
+def test_the_grid_is_read():
+    """Names with their values, in order, blanks around them left out."""
+    assert grid_of("learning_rate=.1,.03;seed=1,2") == {
+        "learning_rate": [".1", ".03"],
+        "seed": ["1", "2"],
+    }
+    assert grid_of(" optimizer = adam , sgd ") == {"optimizer": ["adam", "sgd"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("learning_rate", "--sweep: expected flag=value,value;flag=value, found learning_rate"),
+        ("seed=1,,2", "--sweep: expected flag=value,value;flag=value, found seed=1,,2"),
+        ("seed=1;", "--sweep: expected flag=value,value;flag=value, found nothing"),
+        ("sed=1", "--sweep: expected the names of flags, found sed"),
+        ("directory=a,b", "--sweep: expected flags of one number or choice each, found directory"),
+        ("values=1,2", "--sweep: expected flags of one number or choice each, found values"),
+        ("seed=1,1", "--sweep: expected each flag and each of its values once, found seed=1,1"),
+        ("seed=1;seed=2", "--sweep: expected each flag and each of its values once, found seed=2"),
+        ("seed=1,-2", "--seed: expected a whole number from 0"),
+        ("optimizer=adam,momentun", "--optimizer: expected sgd, momentum"),
+        ("schedule=constant,exponential", "--schedule=exponential: expected --decay_steps"),
+    ],
+)
+def test_a_bad_grid_starts_nothing(text, named, tmp_path):
+    """Every point is checked as a command line before the first run."""
+    with pytest.raises(InputError) as raised:
+        train.main(["train", f"--sweep={text}", f"--directory={tmp_path}/sweep"])
+    assert str(raised.value).startswith(named)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_what_each_run_would_overwrite_is_refused():
+    """One export of many runs has no meaning."""
+    with pytest.raises(InputError, match="--predict: expected no --sweep beside it"):
+        flags.parse(["train", "--sweep=seed=1,2", "--predict=out.npz"])
+
+
+def test_a_sweep_trains_every_point_and_says_which_failed(tmp_path, capsys):
+    """Three runs with results of their own; one of them cannot start, and is told in the table."""
+    arguments = ["train", *_SMALL, "--steps=12", f"--directory={tmp_path}"]
+    bad = tmp_path / "learning_rate=.1,seed=2"
+    bad.mkdir()
+    (bad / "foreign.txt").write_text("not a run")
+    status = train.main([*arguments, "--sweep=learning_rate=.3,.1,1e-6;seed=2"])
+    printed = capsys.readouterr().out
+    assert status == 1
+    records = json.loads((tmp_path / sweep.TABLE_FILE).read_text())
+    assert [(r["learning_rate"], r["seed"], r["status"]) for r in records] == [
+        (".3", "2", 0),
+        (".1", "2", 2),
+        ("1e-6", "2", 0),
+    ]
+    for record in (records[0], records[2]):
+        own = tmp_path / f"learning_rate={record['learning_rate']},seed={record['seed']}"
+        result = json.loads((own / "result.json").read_text())
+        assert record["test_accuracy"] == result["test_accuracy"]
+        stored = (own / "flags.txt").read_text()
+        assert f"--seed={record['seed']}\n" in stored
+        assert "--sweep" not in stored
+    assert records[0]["test_loss"] < records[2]["test_loss"]
+    assert "failed with 2: error: directory" in printed
+    assert "sweep, best loss marked" in printed
+
+
+def test_a_signal_ends_the_run_at_work_and_the_sweep(tmp_path):
+    """SIGTERM reaches the run, which saves a checkpoint; the second is not started."""
+    command = [sys.executable, "-m", "experiments.train", *_SMALL, "--steps=100000000"]
+    process = subprocess.Popen(
+        [*command, "--sweep=seed=1,2", f"--directory={tmp_path}"], cwd=_ROOT, stdout=subprocess.PIPE
+    )
+    metrics = tmp_path / "seed=1" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert list((tmp_path / "seed=1").glob("checkpoint-*"))
+    assert not (tmp_path / "seed=2").exists()
