@@ -13,8 +13,9 @@ import tensorflow as tf
 import loop
 from experiments import models
 from experiments.datasets import Dataset
+from experiments.errors import InputError
 from experiments.flags import Settings
-from loop import checkpoint
+from loop import checkpoint, distribute
 from loop.export import export
 from loop.init_from import warm_start
 from loop.precision import Precision
@@ -22,6 +23,21 @@ from loop.prediction import Prediction
 
 # What a SavedModel is compared on.
 _EXPORT_EXAMPLES = 16
+
+
+def check(settings: Settings, replicas: distribute.Replicas) -> None:
+    """Refuses before training what could not be handed over after it.
+
+    Raises:
+      InputError: on `--predict` with several workers, of which each has its own examples alone.
+    """
+    if settings.predict is not None and replicas.workers > 1:
+        raise InputError(
+            "--predict",
+            expected="one worker",
+            found=replicas.workers,
+            mend="leave it out, then run once more on one worker in a copy of the directory",
+        )
 
 
 def start_from(settings: Settings, made: Mapping[str, Any], trainer: loop.Trainer) -> None:

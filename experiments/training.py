@@ -107,6 +107,7 @@ def run(settings: Settings, data: Dataset) -> int:
     logging.getLogger("loop").setLevel(logging.INFO)
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
+    delivery.check(settings, replicas)
     if settings.dry_run:
         dry_run.show(settings, parts(settings, data, replicas, total_steps), total_steps)
         return 0

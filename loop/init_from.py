@@ -28,7 +28,8 @@ class WarmStart:
       matched: the names that were set, a cast between float dtypes included.
       missing: names of the state that the checkpoint lacks; they keep their values.
       different: "name: has [3, 4], the checkpoint [3, 5]"; they keep their values.
-      left_over: names of the checkpoint that the state lacks.
+      left_over: names of the checkpoint that the state lacks, of the owners (the first part of a
+        name) that the state has: slots and counters of the other run are not missed.
     """
 
     path: Path
@@ -92,8 +93,13 @@ def warm_start(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -
             "checkpoint of the same model"
         )
     assign({name: state[name] for name in matched}, matched)
-    left_over = [name for name in contents.values if name not in state]
+    owners = {_owner(name) for name in state}
+    left_over = [n for n in contents.values if n not in state and _owner(n) in owners]
     return WarmStart(found, contents.step, list(matched), missing, different, left_over)
+
+
+def _owner(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _checkpoint_in(path: Path) -> Path:

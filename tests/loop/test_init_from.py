@@ -14,7 +14,8 @@ from tests.loop import steps
 def _saved(tmp_path, step=7, seed=1):
     net = steps.Net(units=4, dtype=tf.float32, seed=seed)
     net.norm.moving_mean.assign([0.1, -0.2, 0.3, 0.4])
-    state = states.named({"net": net, "momentum": tf.Variable([1.0])})
+    more = {"net/old": tf.Variable([2.0]), "momentum": tf.Variable([1.0])}
+    state = {**states.named({"net": net}), **more}
     checkpoint.save(tmp_path, step, state, {})
     return state
 
@@ -29,7 +30,7 @@ def test_what_has_the_same_name_and_shape_is_set(tmp_path):
     assert (report.step, report.path.name) == (7, checkpoint_name(7))
     assert report.missing == ["extra"]
     assert report.different == ["'net/dense/kernel' is float32[6, 4], there float32[5, 4]"]
-    assert report.left_over == ["momentum"]
+    assert report.left_over == ["net/old"]
     assert set(report.matched) == state.keys() - {"extra", "net/dense/kernel"}
     for name, variable in state.items():
         expected = saved[name].numpy() if name in report.matched else before[name]
@@ -39,7 +40,7 @@ def test_what_has_the_same_name_and_shape_is_set(tmp_path):
         f"warm start from {report.path}, step 7: {len(report.matched)} variables set",
         "  1 not in the checkpoint: extra",
         "  1 of another shape or kind: 'net/dense/kernel' is float32[6, 4], there float32[5, 4]",
-        "  1 left over in the checkpoint: momentum",
+        "  1 left over in the checkpoint: net/old",
     ]
 
 
