@@ -65,8 +65,7 @@ class Choice:
         The run's own earlier choice first, so that a resume is exact. Then, on one CPU replica,
         what was measured fastest before on such a step, or is measured now if the run is long
         enough to pay for it. On a GPU XLA. On several replicas, where workers would have to agree
-        on times, a rule: XLA unless the step has convolutions (oneDNN's are faster than XLA:CPU's)
-        or a collective inside its forward pass.
+        on times, a rule: graph on CPUs, XLA on GPUs unless a collective is inside the forward pass.
 
         Args:
           steps: how many the run still has.
@@ -79,7 +78,7 @@ class Choice:
         if target.default_device() == "gpu" and self._replicas.count == 1:
             return self._chosen(self._make("xla"), "one GPU")
         if self._replicas.count > 1:
-            return self._by_rule()
+            return self._on_replicas()
         graph = self._make("graph")
         key = self._key(graph)
         remembered = _read(self._cache).get(key)
@@ -93,18 +92,16 @@ class Choice:
         _log.info("compile=auto: %s, %s", loop.mode, reason)
         return loop
 
-    def _by_rule(self) -> CompiledLoop:
-        convolutions = {"Conv2D", "Conv3D", "DepthwiseConv2dNative"}
-        graph = self._make("graph")
-        found = convolutions & set(graph.operations())
-        if found:
-            return self._chosen(graph, f"for oneDNN's {', '.join(sorted(found))} on CPU replicas")
+    def _on_replicas(self) -> CompiledLoop:
+        """Graph on CPU replicas; on GPUs XLA's regions, unless a collective is inside one."""
+        if target.default_device() == "cpu":
+            return self._chosen(self._make("graph"), "faster than XLA's regions on CPU replicas")
         xla = self._make("xla")
         try:
             xla.operations()
         except CollectiveInRegionError as error:
-            return self._chosen(graph, f"since {error}")
-        return self._chosen(xla, "the step has no convolution")
+            return self._chosen(self._make("graph"), f"since {error}")
+        return self._chosen(xla, "regions compiled between the collectives")
 
     def _measured(self, graph: CompiledLoop, steps: int, key: str) -> CompiledLoop:
         """Times graph, then XLA if that can pay, in turns; the state is as before."""
