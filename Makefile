@@ -10,12 +10,12 @@ BIN := $(VENV)/bin
 METADATA := setup.cfg pyproject.toml
 ARGS ?=
 
-.PHONY: help train test torture lint typecheck clean
+.PHONY: help train test torture equivalence bench bench-peers lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
-	@echo "also: equivalence lint typecheck clean"
+	@echo "also: equivalence bench bench-peers lint typecheck clean"
 
 train: $(VENV)/.installed
 	$(BIN)/python -m experiments.train $(ARGS)
@@ -28,6 +28,14 @@ torture: $(VENV)/.installed-test
 
 equivalence: $(VENV)/.installed-test
 	$(BIN)/python -m tests.replicas.matrix $(ARGS)
+
+bench-peers: $(VENV)/.installed-bench
+	$(BIN)/python -m experiments.benchmark.install_peers
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m experiments.benchmark steps --json=bench-steps.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark kernels --json=bench-kernels.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark replicas --json=bench-replicas.json $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -48,6 +56,10 @@ $(VENV)/.installed-test: $(VENV)/.made $(METADATA)
 $(VENV)/.installed-dev: $(VENV)/.made $(METADATA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+$(VENV)/.installed-bench: $(VENV)/.made $(METADATA)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed;" \
