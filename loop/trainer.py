@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from loop import autotune, distribute, keras_adapter, nonfinite, stall
+from loop import autotune, distribute, keras_state, nonfinite, stall
 from loop import compile as compiling
 from loop import state as states
 from loop.actions import Boundaries, Every
@@ -25,7 +25,6 @@ from loop.rows import Rows
 from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
 from loop.shadow_weights import ShadowWeights
 from loop.signals import StopSignals
-from loop.step_context import StepContext
 from loop.writers import JsonLines, Writer
 
 _log = logging.getLogger(__name__)
@@ -125,8 +124,8 @@ class Trainer:
                 steps_per_call=self.steps_per_call,
                 global_step=self.global_step,
                 replicas=self.replicas,
-                hooks=_seed_hooks(state),
-                assigned=_keras_statistics(state),
+                hooks=keras_state.seed_hooks(state),
+                assigned=keras_state.statistics(state),
             ),
             compile,
             state=self.state,
@@ -140,7 +139,7 @@ class Trainer:
         self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
         self._examined = nonfinite.Step(
-            step, feed, self.state, self.replicas, hooks=_seed_hooks(state)
+            step, feed, self.state, self.replicas, hooks=keras_state.seed_hooks(state)
         )
         self._stall_seconds = stall_seconds
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
@@ -409,32 +408,3 @@ def _actions(
     if checkpoint_every:
         every.append(Every(checkpoint_every, Trainer.save))
     return every
-
-
-def _keras_layers(owner: Any) -> list[Any]:
-    """The Keras layers in the state, which may be a mapping of mappings."""
-    if isinstance(owner, Mapping):
-        return [layer for value in owner.values() for layer in _keras_layers(value)]
-    return [owner] if keras_adapter.is_layer(owner) else []
-
-
-def _seed_hooks(state: Mapping[str, Any]) -> list[compiling.StepHook]:
-    """Sets the seed generators of Keras models in the state from (seed, step) at each step."""
-    layers = _keras_layers(state)
-    generators = [g for layer in layers for g in keras_adapter.seed_generators(layer)]
-    if not generators:
-        return []
-
-    def set_seeds(context: StepContext) -> None:
-        keras_adapter.seed_from_step(generators, context.seed, context.global_step)
-
-    return [set_seeds]
-
-
-def _keras_statistics(state: Mapping[str, Any]) -> list[Any]:
-    """What the forward pass of Keras models assigns: their non-trainable weights."""
-    return [
-        states.variable_of(weight)
-        for layer in _keras_layers(state)
-        for weight in layer.non_trainable_weights
-    ]
