@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from experiments import tensorflow_import
+
 if TYPE_CHECKING:
     from loop.checkpoint import Checkpoint
     from loop.checkpoint.contents import Contents
@@ -148,8 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives the exit status."""
     options = _parse(arguments)
     # After the arguments were found good: TensorFlow takes seconds to import.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from loop.checkpoint import CheckpointError
+    with tensorflow_import.without_banner():
+        import tensorflow as tf
+
+        from loop.checkpoint import CheckpointError
+
+        tf.config.list_physical_devices()
 
     commands = {"list": _list, "verify": _verify, "diff": _diff}
     try:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 EXIT_FINITE = 1
 
 # Where and how a run went, which one eager step on one replica has no part in.
-_REPLACED = ("directory", "strategy", "virtual_devices", "compile", "download", "dump_weights")
+_REPLACED = frozenset(
+    {"directory", "strategy", "virtual_devices", "compile", "download", "dump_weights", "init_from"}
+)
 
 
 def main(argv: list[str]) -> int:

@@ -36,6 +36,7 @@ def without_banner(*, show: bool = False) -> Iterator[None]:
     sys.stderr.flush()
     true_stderr = os.dup(2)
     with tempfile.TemporaryFile() as held, os.fdopen(true_stderr, "wb") as stderr:
+        was_enabled = faulthandler.is_enabled()
         faulthandler.enable(stderr)
         os.dup2(held.fileno(), 2)
         try:
@@ -49,3 +50,5 @@ def without_banner(*, show: bool = False) -> Iterator[None]:
             stderr.flush()
             os.dup2(stderr.fileno(), 2)
             faulthandler.disable()
+            if was_enabled:
+                faulthandler.enable()

@@ -31,9 +31,10 @@ def main() -> int:
     if shutil.which("strace") is None:
         parser.error("strace is not installed: expected for faults at each system call of a save")
     begin = time.monotonic()
+    scale: float = options.scale
 
     def scaled(number: int) -> int:
-        return max(1, round(number * options.scale))
+        return max(1, round(number * scale))
 
     root = os.geteuid() == 0
     counts = runs.cause(
@@ -47,13 +48,13 @@ def main() -> int:
     counts += saves.cause(
         kill=scaled(200), damage=scaled(300), limit=scaled(100), tmpfs=root, seed=options.seed
     )
-    counts += saves.system_calls(stride=max(1, round(1 / options.scale)))
+    counts += saves.system_calls(stride=max(1, round(1 / scale)))
     status: int = show(counts)
     minutes = (time.monotonic() - begin) / 60
     now = datetime.datetime.now(datetime.timezone.utc)
     print(
         f"{now:%Y-%m-%d}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, scale {options.scale:g}, {minutes:.0f} minutes"
+        f"Python {platform.python_version()}, scale {scale:g}, {minutes:.0f} minutes"
         + ("" if root else "; full disks on tmpfs not tried: they need root")
     )
     return status
