@@ -33,22 +33,24 @@ _CALLS = 20
 Values = dict[str, float]
 
 
-def _milliseconds(call: Callable[[], int]) -> float:
-    """The shortest time of what one call counts: other processes only ever add to it.
+def _milliseconds(call: Callable[[], int]) -> tuple[float, float]:
+    """The shortest time of what one call counts, and the cores that were busy in it.
 
-    The number of calls is fixed, since several workers must make the same ones.
+    The shortest, since other processes only ever add to it. The number of calls is fixed, since
+    several workers must make the same ones.
     """
     call()
     times = []
     for _ in range(_CALLS):
-        before = time.perf_counter()
+        wall, busy = time.perf_counter(), time.process_time()
         count = call()
-        times.append((time.perf_counter() - before) * 1e3 / count)
+        wall, busy = time.perf_counter() - wall, time.process_time() - busy
+        times.append((wall * 1e3 / count, busy / wall))
     return min(times)
 
 
-def _step_milliseconds(replicas: Any, name: str, batch: int) -> tuple[float, int]:
-    """The time of a training step and the bytes of the gradients."""
+def _step(replicas: Any, name: str, batch: int) -> Values:
+    """The time of a training step, the cores it keeps busy, and the bytes of the gradients."""
     import kernels
     import loop
     from experiments import models
@@ -94,7 +96,8 @@ def _step_milliseconds(replicas: Any, name: str, batch: int) -> tuple[float, int
         return 4
 
     size = sum(int(np.prod(v.shape)) * 4 for v in model.trainable_variables)
-    return _milliseconds(call), size
+    milliseconds, busy = _milliseconds(call)
+    return {f"{name} {batch}": milliseconds, f"{name} busy": busy, f"{name} bytes": size}
 
 
 def _reduce_milliseconds(replicas: Any, size: int) -> float:
@@ -120,7 +123,7 @@ def _reduce_milliseconds(replicas: Any, size: int) -> float:
         compiled(shares).numpy()
         return 8
 
-    return _milliseconds(call)
+    return _milliseconds(call)[0]
 
 
 def _measure_one(count: int) -> None:
@@ -136,9 +139,7 @@ def _measure_one(count: int) -> None:
     found: Values = {}
     for name in _MODELS:
         for batch in _BATCHES if count == 1 else _BATCHES[:1]:
-            milliseconds, size = _step_milliseconds(replicas, name, batch)
-            found[f"{name} {batch}"] = milliseconds
-            found[f"{name} bytes"] = size
+            found = {**_step(replicas, name, batch), **found}  # of the largest batch stays
     if count != 1:
         for size in _REDUCED_BYTES:
             found[f"reduce {size}"] = _reduce_milliseconds(replicas, size)
@@ -183,11 +184,17 @@ def _fit_reduce(several: Values) -> tuple[float, float]:
 
 
 def _predicted(one: Values, several: Values, name: str, count: int, cores: int) -> float:
-    """The step at the same global batch on replicas that share the cores of one machine."""
+    """The step at the same global batch on replicas that share the cores of one machine.
+
+    Each has the fixed part to itself, all share the examples, and one replica keeps only some of
+    the cores busy.
+    """
     fixed, slope = _fit_step(one, name)
     latency, per_mebibyte = _fit_reduce(several)
-    own = fixed * max(1.0, count / cores)
-    return own + _BATCHES[0] * slope + latency + per_mebibyte * several[f"{name} bytes"] / 2**20
+    busy = one[f"{name} busy"]
+    work = (count * max(fixed, 0.0) + _BATCHES[0] * slope) * busy  # core-milliseconds
+    reduction = latency + per_mebibyte * several[f"{name} bytes"] / 2**20
+    return work / min(float(cores), count * busy) + reduction
 
 
 def _report(rounds: list[dict[str, Values]]) -> None:
@@ -198,6 +205,9 @@ def _report(rounds: list[dict[str, Values]]) -> None:
         fits = [_fit_step(found["1 replica"], name) for found in rounds]
         print(_line(f"{name}: fixed", [fixed for fixed, _ in fits]))
         print(_line(f"{name}: an example", [slope for _, slope in fits]))
+        print(
+            _line(f"{name}: busy cores", [found["1 replica"][f"{name} busy"] for found in rounds])
+        )
         print(f"{name}: gradients, bytes".ljust(34), rounds[0]["1 replica"][f"{name} bytes"])
     for kind in list(_KINDS)[1:]:
         fits = [_fit_reduce(found[kind]) for found in rounds]
