@@ -150,35 +150,40 @@ class Watch:
 
     def _note(
         self,
-        op_type: str,
+        op_type: str | bytes,
         inputs: Sequence[Any],
         attributes: Any,
         outputs: Sequence[Any],
         op_name: str | None = None,
         graph: Any = None,
     ) -> None:
+        """What TensorFlow calls after each operation."""
         del attributes, op_name
-        if graph is not None:
-            return
-        if op_type == "ReadVariableOp":
-            name = self._handles.get(inputs[0]._id)
-            if name is not None:
-                self._names[outputs[0]._id] = name
-        frame, backward, forward = self._gradient_of(sys._getframe(1))
+        if graph is None:
+            # The type is bytes where Python's own wrapper was not used.
+            self._look(tf.compat.as_str(op_type), inputs, outputs, sys._getframe(1))
+
+    def _look(
+        self, operation: str, inputs: Sequence[Any], outputs: Sequence[Any], start: FrameType
+    ) -> None:
+        is_read = operation == "ReadVariableOp"
+        if is_read and inputs[0]._id in self._handles:
+            self._names[outputs[0]._id] = self._handles[inputs[0]._id]
+        frame, backward, forward = self._gradient_of(start)
         site = _site(frame)
         if not backward:
             for tensor in outputs:
-                self._made[tensor._id] = (op_type, site)
+                self._made[tensor._id] = (operation, site)
             for tensor in inputs:
-                self._taken[op_type, tensor._id] = (op_type, site)
+                self._taken[operation, tensor._id] = (operation, site)
         if all(_finite(tensor) for tensor in outputs):
             return
-        if op_type != "ReadVariableOp" and not all(_finite(tensor) for tensor in inputs):
+        if not is_read and not all(_finite(tensor) for tensor in inputs):
             return
         names = [self._names.get(tensor._id) or self._handles.get(tensor._id) for tensor in inputs]
         self.origins.append(
             Origin(
-                op_type,
+                operation,
                 site,
                 backward,
                 forward,
@@ -198,7 +203,9 @@ class Watch:
             code = frame.f_code
             if code.co_name == "_gradient_function" and "op_name" in frame.f_locals:
                 held = frame.f_locals
-                forward = self._forward(held["op_name"], held["inputs"], held["outputs"])
+                forward = self._forward(
+                    tf.compat.as_str(held["op_name"]), held["inputs"], held["outputs"]
+                )
             if code.co_name == "actual_grad_fn" and "grad_fn" in frame.f_locals:
                 held = frame.f_locals
                 name = held["grad_fn"].__qualname__.split(".<locals>")[0]

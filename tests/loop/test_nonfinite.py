@@ -200,6 +200,20 @@ def test_a_layer_and_its_variable_are_named():
     assert "layers.py" in origin.site.file
 
 
+def test_each_origin_is_noted_once_and_in_order():
+    """An operation on what is already infinite is none; every name is text, of functions too."""
+    watch = numerics.Watch({})
+    image = tf.fill([1, 3, 3, 1], 2e38)
+    with watch.watching():
+        large = tf.nn.conv2d(image, tf.ones([2, 2, 1, 1]), 1, "SAME")
+        tf.reduce_sum(large * 2.0)
+        tf.function(tf.math.log, autograph=False)(tf.zeros([2]))
+    assert [origin.operation for origin in watch.origins] == ["Conv2D", "Log"]
+    assert watch.origins[0].site.file == __file__
+    tf.math.log(tf.zeros([2]))
+    assert len(watch.origins) == 2
+
+
 def test_a_variable_that_is_not_finite_is_named():
     """A NaN among the weights before the step is said before anything else."""
     trainer = make_trainer("eager", data=steps.arrays(64))
