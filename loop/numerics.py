@@ -169,8 +169,8 @@ class Watch:
         is_read = operation == "ReadVariableOp"
         if is_read and inputs[0]._id in self._handles:
             self._names[outputs[0]._id] = self._handles[inputs[0]._id]
-        frame, backward, forward = self._gradient_of(start)
-        site = _site(frame)
+        backward, forward = self._gradient_of(start)
+        site = _site(start)
         if not backward:
             for tensor in outputs:
                 self._made[tensor._id] = (operation, site)
@@ -193,10 +193,8 @@ class Watch:
             )
         )
 
-    def _gradient_of(
-        self, start: FrameType
-    ) -> tuple[FrameType, bool, tuple[str, Site | None] | None]:
-        """The frame to name, whether it is in a backward pass, and of which forward operation."""
+    def _gradient_of(self, start: FrameType) -> tuple[bool, tuple[str, Site | None] | None]:
+        """Whether a frame is in a backward pass, and of which forward operation's gradient."""
         frame: FrameType | None = start
         forward = None
         while frame is not None:
@@ -212,9 +210,9 @@ class Watch:
                 results = tf.nest.flatten(held.get("result"))
                 forward = name, self._forward(name, (), results)[1]
             if code.co_filename.endswith("imperative_grad.py"):
-                return start, True, forward
+                return True, forward
             frame = frame.f_back
-        return start, False, None
+        return False, None
 
     def _forward(
         self, operation: str, inputs: Sequence[Any], outputs: Sequence[Any]
