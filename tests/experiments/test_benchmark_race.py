@@ -131,10 +131,10 @@ def test_a_missing_peer_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["steps", "--json=x", "--peers=keras"], "--peers: expected"),
-        (["races", "--json=x"], "found races"),
+        (["steps", "--json=/dev/null", "--peers=keras"], "--peers: expected"),
+        (["races", "--json=/dev/null"], "found races"),
         (["steps"], "--json"),
-        (["steps", "--json=x", "--rounds=4"], "rounds"),
+        (["steps", "--json=/dev/null", "--rounds=4"], "rounds"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str) -> None:
