@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from loop.monitor import Evaluations, Monitor
@@ -39,7 +40,7 @@ class BestCheckpoints:
         ranked = sorted(
             (sign * value, step)
             for step, value in self.monitor.history(evaluations)
-            if value == value
+            if not math.isnan(value)
         )
         return [step for _, step in ranked[: self.count]]
 

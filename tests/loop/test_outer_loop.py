@@ -92,6 +92,7 @@ def test_only_evaluations_at_the_interval_count():
         Monitor("accuracy", every=10).history(evaluations)
     best = BestCheckpoints("loss", 2, every=10)
     assert best.steps([*evaluations, (30, {"loss": 2.0}), (40, {"loss": math.nan})]) == [20, 30]
+    assert BestCheckpoints("loss", 9, every=10).steps([(10, {"loss": math.nan})]) == []
     assert BestCheckpoints("loss", 1, "max", every=10).steps(evaluations) == [10]
 
 

@@ -58,8 +58,7 @@ def _weights(net):
     return {v.name.split(":")[0]: v.numpy() for v in net.trainable_variables}
 
 
-@pytest.mark.parametrize("mode", ["graph", "xla"])
-@pytest.mark.parametrize("ramp", [True, False])
+@pytest.mark.parametrize(("mode", "ramp"), [("graph", True), ("xla", False)])
 def test_the_average_is_tensorflows(mode, ramp):
     """After 20 updates, one of them skipped, the average is tf.train's over the weights seen."""
     ema = WeightEMA(0.7, ramp=ramp)
