@@ -41,6 +41,7 @@ class Flag:
       above: whether `low` itself is not allowed.
       below: whether `high` itself is not allowed.
       only_with: (another flag, its values that give this one a meaning), or None.
+      shown: what `--help` writes for the value of a "text".
     """
 
     name: str
@@ -54,6 +55,7 @@ class Flag:
     above: bool = False
     below: bool = False
     only_with: tuple[str, tuple[str, ...]] | None = None
+    shown: str = "PATH"
 
     @property
     def expected(self) -> str:

@@ -17,7 +17,7 @@ def _usage(flag: Flag) -> str:
     if flag.kind == "choice":
         listed = f"--{flag.name}={'|'.join(flag.choices)}"
         return listed if len(listed) < _WIDTH - 2 else f"--{flag.name}=NAME"
-    return f"--{flag.name}={'PATH' if flag.kind == 'text' else 'N'}"
+    return f"--{flag.name}={flag.shown if flag.kind == 'text' else 'N'}"
 
 
 def _entry(flag: Flag) -> str:

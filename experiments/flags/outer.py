@@ -44,7 +44,8 @@ BEGIN_AND_END = (
         "begin and end",
         "text",
         None,
-        "Trace these steps, FIRST:LAST, for TensorBoard, into profile/ of the run's directory.",
+        "Trace these steps for TensorBoard, into profile/ of the run's directory.",
+        shown="FIRST:LAST",
     ),
     Flag(
         "predict",
@@ -65,16 +66,17 @@ BEGIN_AND_END = (
         "begin and end",
         "text",
         None,
-        "Train at every point of a grid, flag=value,value;flag=value, one after another, and print"
-        " a table.",
+        "Train at every point of a grid, one after another, and print a table.",
+        shown="FLAG=V1,V2;FLAG=V1,...",
     ),
     Flag(
         "find_learning_rate",
         "begin and end",
         "text",
         None,
-        "Instead of training, raise the rate until the loss diverges; write this path with .csv"
-        " and, with matplotlib, .png behind it.",
+        "Instead of training, raise the rate until the loss diverges; write NAME.csv and, with"
+        " matplotlib, NAME.png.",
+        shown="NAME",
     ),
     Flag(
         "dry_run",
