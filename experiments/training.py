@@ -50,6 +50,7 @@ _ONE_LINE = (
     run_lock.RunLockError,
     run_directory.ConfigurationChangedError,
     loop.compile.CollectiveInRegionError,
+    loop.feeds.FeedError,
     loop.NonFiniteError,
     ExportError,
     OSError,

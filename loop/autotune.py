@@ -40,6 +40,8 @@ class Choice:
       asked: "xla", "graph", "eager" or "auto".
       state: what a step changes; measured candidates leave it as it was.
       replicas: where the steps run.
+      measurable: whether batches may be fetched for a measurement; not from a feed that cannot be
+        put back to a step.
       cache: a JSON file of earlier choices, by machine, versions, variables and batch; the
         user's own (`default_cache`) if not given.
     """
@@ -51,12 +53,14 @@ class Choice:
         *,
         state: State,
         replicas: Replicas,
+        measurable: bool = True,
         cache: Path | None = None,
     ) -> None:
         self._make = make
         self._asked = asked
         self._state = state
         self._replicas = replicas
+        self._measurable = measurable
         self._cache = cache if cache is not None else default_cache()
 
     def loop(self, *, steps: int, saved: Mode | None) -> CompiledLoop:
@@ -86,6 +90,8 @@ class Choice:
             return self._chosen(graph, "measured fastest before on such a step")
         if remembered == "xla":
             return self._chosen(self._make("xla"), "measured fastest before on such a step")
+        if not self._measurable:
+            return self._chosen(graph, "the feed cannot be put back after a measurement")
         return self._measured(graph, steps, key)
 
     def _chosen(self, loop: CompiledLoop, reason: str) -> CompiledLoop:
@@ -109,7 +115,7 @@ class Choice:
         before = copy_to_host(self._state)
         try:
             loops = {"graph": graph}
-            seconds = {"graph": [_seconds_per_step(graph)]}
+            seconds = {"graph": [_seconds_per_step(graph, steps)]}
             rest = steps * seconds["graph"][0]
             if rest < _SHORT_RUN_SECONDS:
                 return self._chosen(graph, f"the run takes {rest:.0f} s, too short to compile for")
@@ -119,7 +125,7 @@ class Choice:
             seconds["xla"] = []
             for _ in range(_ROUNDS):
                 for mode, loop in loops.items():
-                    seconds[mode].append(_seconds_per_step(loop))
+                    seconds[mode].append(_seconds_per_step(loop, steps))
         finally:
             for name, value in before.items():
                 self._state[name].assign(value)
@@ -136,19 +142,26 @@ class Choice:
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _seconds_per_step(loop: CompiledLoop) -> float:
-    """Seconds a step takes from the current state on; compiles first, apart."""
+def _seconds_per_step(loop: CompiledLoop, steps: int) -> float:
+    """Seconds a step takes from the current state on; compiles first, apart.
+
+    Fetches no more batches than the run has steps: a finite data set may have no others.
+    """
     start = loop.first_step()
-    chunk = loop.prepare(start, loop.steps_per_call)
+    longest = max(1, min(loop.steps_per_call, steps))
+    chunk = loop.prepare(start, 1 if steps else 0)
     loop.run(chunk, 0)
+    if not steps:
+        return 0.0
     count, spent = 1, 0.0
     while True:
+        chunk = loop.prepare(start, count)
         began = time.perf_counter()
-        loop.run(loop.prepare(start, count), count, max_nonfinite=NEVER)
+        loop.run(chunk, count, max_nonfinite=NEVER)
         spent = time.perf_counter() - began
-        if spent >= _ROUND_SECONDS or count == loop.steps_per_call:
+        if spent >= _ROUND_SECONDS or count == longest:
             return spent / count
-        count = min(loop.steps_per_call, count * 4)
+        count = min(longest, count * 4)
 
 
 def default_cache() -> Path:

@@ -17,7 +17,7 @@ from loop.best import BestCheckpoints
 from loop.checkpoint import Restored
 from loop.errors import NonFiniteError
 from loop.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed, saved_state
+from loop.feeds import Feed, HasState, saved_state
 from loop.global_step import GlobalStep
 from loop.meter import Meter, Phase
 from loop.monitor import read_evaluations
@@ -130,6 +130,7 @@ class Trainer:
             compile,
             state=self.state,
             replicas=self.replicas,
+            measurable=not isinstance(feed, HasState),
         )
         if steps_per_call is None:
             steps_per_call = int(getattr(feed, "steps_per_call", 64))
