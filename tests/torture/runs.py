@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments import train, training  # imported here, once: the victims are forked
 from experiments.entry import run_main
-from tests.torture.table import Count, show
+from tests.torture.table import Count, progress, show
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = (
@@ -356,9 +356,11 @@ def cause(
                 expected = expected or truth(arguments)
                 counts.append(Count(f"{name}, {mode}"))
                 cause_of(counts[-1], share, arguments, expected, rng)
+                progress(counts[-1])
     if worker_kill:
         counts.append(Count("kill -9 of one of two workers"))
         worker_kills(counts[-1], worker_kill, rng)
+        progress(counts[-1])
     return counts
 
 

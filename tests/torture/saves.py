@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from loop import checkpoint
 from loop.run_lock import RunLock
-from tests.torture.table import Count, show
+from tests.torture.table import Count, progress, show
 
 KILLED_CALLS = ("mkdir", "openat", "write", "fsync", "rename", "unlink", "unlinkat", "rmdir")
 FULL_CALLS = ("mkdir", "openat", "write", "fsync", "rename")
@@ -325,6 +325,7 @@ def system_calls(stride: int = 1) -> list[Count]:
     for call in KILLED_CALLS:
         counts.append(Count(f"kill at each {call}"))
         at_each_call(counts[-1], call, "signal=SIGKILL", {0, -signal.SIGKILL}, stride=stride)
+        progress(counts[-1])
     for call in FULL_CALLS:
         counts.append(Count(f"ENOSPC at each {call}"))
         at_each_call(counts[-1], call, "error=ENOSPC", {0, REPORTED_ERROR}, stride=stride)
@@ -349,6 +350,8 @@ def cause(*, kill: int, damage: int, limit: int, tmpfs: bool, seed: int) -> list
     kills(counts[1], kill, True, rng)
     damages(counts[2], damage, rng)
     full_by_limit(counts[3], limit, rng)
+    for count in counts:
+        progress(count)
     if tmpfs:
         counts.append(Count("disk full, tmpfs"))
         full_by_tmpfs(counts[-1], limit, rng)

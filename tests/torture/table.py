@@ -25,6 +25,12 @@ class Count:
             self.losses += [loss] * times
 
 
+def progress(count: Count) -> None:
+    """Says on stderr that a kind of fault is done, since the table comes after hours."""
+    done = f"{count.survived} of {count.tried} survived"
+    print(f"{count.name}: {done}", file=sys.stderr, flush=True)
+
+
 def show(counts: Iterable[Count]) -> int:
     """Prints the table, and some of the losses on stderr; 1 if anything was lost, else 0."""
     counts = list(counts)
