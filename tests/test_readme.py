@@ -1,6 +1,7 @@
 """The README: its commands run, its loops train."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import loop
+from experiments import train
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,22 +24,29 @@ def _blocks(language):
 
 
 _COMMANDS = [line for block in _blocks("sh") for line in block.splitlines()]
-# In order, so that a resume finds what the command before it wrote; shortened, since what is tested
-# is that they run: what they reach is in the tests of each part and in BUILD_NOTES.md.
+# In order, so that a command finds what one before it wrote.
 _PYTHON = [line for line in _COMMANDS if line.startswith("python ")]
+_PYTHON += re.findall(r"`(python -m experiments[^`]*)`", _README)
 
 
 def _shortened(command):
-    """The command's arguments with few steps; a GPU's or a cluster's on what a test has."""
-    words = shlex.split(command)[1:]
-    if "experiments.train" not in words:
-        return words
-    words = [word for word in words if not word.startswith(("--epochs=", "--steps=500"))]
-    if "--help" not in words and not any(word.startswith("--steps=") for word in words):
+    """The command's arguments with few steps, and virtual devices where it asks for GPUs.
+
+    What is tested is that each runs; what it reaches is in the tests of its part.
+    """
+    words = [w for w in shlex.split(command)[1:] if not w.startswith(("--epochs=", "--steps=500"))]
+    if "experiments.train" in words and not any(
+        w.startswith(("--steps=", "--help")) for w in words
+    ):
         words.append("--steps=3")
-    if words[-2:] == ["--strategy=mirrored", "--steps=3"]:
+    if "--strategy=mirrored" in words and not any("--virtual" in word for word in words):
         words.append("--virtual_devices=2")
     return words
+
+
+def _needs_a_process(words):
+    """Whether the command is not one plain training: another program, a strategy, or its help."""
+    return words[1] != "experiments.train" or "--help" in words or "--strategy" in " ".join(words)
 
 
 def test_every_make_target_exists():
@@ -48,25 +57,28 @@ def test_every_make_target_exists():
     assert {"train", "test"} <= named <= targets
 
 
-def test_every_python_command_runs(tmp_path):
-    """Each `python -m` command of the README ends with status 0, in the README's order."""
-    environment = {"PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"}
-    environment |= {"PYTHONPATH": str(_ROOT), "HOME": str(tmp_path)}
-    assert len(_PYTHON) >= 10
+def test_every_python_command_runs(tmp_path, monkeypatch, capsys):
+    """Each command of the README ends with status 0, in the README's order."""
+    monkeypatch.chdir(tmp_path)
+    folders = [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {"PATH": os.pathsep.join(folders), "PYTHONPATH": str(_ROOT)}
+    assert len(_PYTHON) >= 25
     for command in _PYTHON:
         words = _shortened(command)
-        if words[-2:] == ["--strategy=multi_worker", "--steps=3"] and "--workers=2" not in words:
-            continue  # the launcher's command runs the same on two workers
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+        if words == ["-m", "experiments.train", "--strategy=multi_worker", "--steps=3"]:
+            continue  # what the launcher's command runs, on two workers
+        if _needs_a_process(words):
+            done = subprocess.run(
+                [sys.executable, *words],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+        else:
+            assert train.main(words[1:]) == 0, f"{command}: {capsys.readouterr().err[-2000:]}"
 
 
 def test_first_loop_trains_and_resumes(tmp_path, monkeypatch):
