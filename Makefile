@@ -21,7 +21,7 @@ train: $(VENV)/.installed
 	$(BIN)/python -m experiments.train $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m tests.torture $(ARGS)

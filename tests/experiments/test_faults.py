@@ -32,7 +32,7 @@ def _process(*command):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         check=False,
     )
 
