@@ -148,7 +148,9 @@ def _wait(processes: Sequence[subprocess.Popen[str]], received: Sequence[float])
     first = 0
     while True:
         statuses = [process.poll() for process in processes]
-        for index, status in enumerate(statuses):
+        # Of two that ended since the last look, the one that a signal killed was the first: the
+        # other has ended because it lost it.
+        for index, status in sorted(enumerate(statuses), key=lambda pair: pair[1] or 0):
             if not status or first:
                 continue
             first = 128 - status if status < 0 else status
