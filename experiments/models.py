@@ -119,19 +119,20 @@ class Cnn(_Classifier):
         super().__init__(**common)
         height, width, channels = image_shape
         self.convolution1 = self._convolution(channels, 32, "convolution1")
-        self.norm1 = self._batch_norm(32, "norm1")
+        self.norm1 = self._batch_norm(32, "norm1", relu=False)
         self.convolution2 = self._convolution(32, 64, "convolution2")
-        self.norm2 = self._batch_norm(64, "norm2")
+        self.norm2 = self._batch_norm(64, "norm2", relu=False)
         self.dropout = layers.Dropout(dropout, name="dropout")
         self.features = (height // 4) * (width // 4) * 64
         self.logits = self._dense(self.features, classes, "logits", gain=1.0)
 
     def __call__(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         """[B, H, W, C] -> logits [B, classes]."""
+        # A maximum and a ReLU commute: behind the pooling the ReLU has a quarter of the elements.
         x = self.norm1(self.convolution1(images), training=training)
-        x = kernels.max_pool2d(x, 2)
+        x = tf.nn.relu(kernels.max_pool2d(x, 2))
         x = self.norm2(self.convolution2(x), training=training)
-        x = kernels.max_pool2d(x, 2)
+        x = tf.nn.relu(kernels.max_pool2d(x, 2))
         x = self.dropout(tf.reshape(x, [-1, self.features]), training=training)
         return self.logits(x)
 

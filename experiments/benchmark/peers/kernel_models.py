@@ -70,8 +70,9 @@ def _mlp(
 
 def _cnn(weights: Weights, x: tf.Tensor, batch_norm: BatchNormRelu) -> tf.Tensor:
     for i in range(2):
-        x = batch_norm(i, kernels.conv2d(x, weights[f"conv{i}/kernel"]), True)
-        x = kernels.max_pool2d(x, 2)
+        x = batch_norm(i, kernels.conv2d(x, weights[f"conv{i}/kernel"]), False)
+        # A maximum and a ReLU commute: behind the pooling the ReLU has a quarter of the elements.
+        x = tf.nn.relu(kernels.max_pool2d(x, 2))
     return _head(weights, tf.reshape(x, [x.shape[0], -1]))
 
 
