@@ -1,7 +1,6 @@
 """The only file that knows Keras: its variables, layers, seed generators and optimizers.
 
-Keras is imported where one of its objects is met, not before: a program without Keras objects
-should not wait for it.
+Keras is looked up where one of its objects is met, not imported here: the loop needs none of it.
 """
 
 from __future__ import annotations
