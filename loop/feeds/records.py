@@ -48,6 +48,8 @@ class Records:
       seed: of the order and of the run's random numbers.
       shuffle: False for the order of storage.
       transform: batch -> batch, traced into the step: scaling, augmentation.
+      partners: also read, under "partner", the batch that `Arrays` gathers there, of which mixup
+        takes its partners; a record that is in both is read once.
       threads: reads in flight at a time; more than 1 pays where a read waits for a disk or network.
 
     Attributes:
@@ -70,6 +72,7 @@ class Records:
         seed: int = 0,
         shuffle: bool = True,
         transform: Transform | None = None,
+        partners: bool = False,
         threads: int = 1,
     ) -> None:
         self.files = RecordFiles(paths, threads=threads)
@@ -82,6 +85,7 @@ class Records:
         self.seed = seed
         self.order = Order(self.size, seed, shuffle=shuffle)
         self.transform = transform
+        self.partners = partners
         self._parse: Any = tf.function(
             lambda serialized: dict(parse(serialized)),
             input_signature=[tf.TensorSpec([None], tf.string)],
@@ -95,14 +99,24 @@ class Records:
 
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """The replica's records of `count` steps, parsed: name -> [capacity, P, ...]."""
+        wanted = layout.positions
+        if self.partners:
+            wanted = np.concatenate([wanted, self.batch_size - 1 - wanted])
+        # Rows hold each of the replica's own places once, and the layout says where in the row.
+        read, local = np.unique(wanted, return_inverse=True)
+        width = len(layout.positions)
         places = np.arange(first_step, first_step + count)[:, None] * self.batch_size
-        records = self.order.indices(places + layout.positions)
-        # Rows already hold the replica's own places.
-        local = Layout(np.arange(len(layout.positions), dtype=np.int32), layout.mask)
+        records = self.order.indices(places + read)
         if self._spec is None:
             self._parsed(np.zeros_like(layout.positions, np.int64), "the first record")
         assert self._spec is not None
-        return stacked(self._rows(records, first_step), self._spec, capacity, local)
+        return stacked(
+            self._rows(records, first_step),
+            self._spec,
+            capacity,
+            Layout(local[:width].astype(np.int32), layout.mask),
+            local[width:] if self.partners else None,
+        )
 
     def _rows(self, records: npt.NDArray[np.int64], first_step: int) -> Iterator[HostBatch]:
         """The arrays of each row of records; small rows are read and parsed several at a time."""

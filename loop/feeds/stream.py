@@ -21,6 +21,9 @@ Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 _PREFIX = "batch/"
 """Before the names of a batch's arrays in a chunk, so that none of them is taken for its mask."""
 
+_PARTNER = "partner/"
+"""Before the names of its partners' arrays."""
+
 
 class BatchStream:
     """Reads batches in the order of steps, and is put to another step only where it must be.
@@ -154,7 +157,13 @@ def as_arrays(batch: Any, what: str) -> HostBatch:
     return arrays
 
 
-def stacked(batches: Iterable[HostBatch], spec: Spec, capacity: int, layout: Layout) -> Chunk:
+def stacked(
+    batches: Iterable[HostBatch],
+    spec: Spec,
+    capacity: int,
+    layout: Layout,
+    partners: npt.NDArray[Any] | None = None,
+) -> Chunk:
     """A replica's places of global batches under each other, and the mask where slices are padded.
 
     Args:
@@ -162,32 +171,41 @@ def stacked(batches: Iterable[HostBatch], spec: Spec, capacity: int, layout: Lay
       spec: name -> dtype and shape of an example.
       capacity: rows of the chunk; those behind the batches are zeros.
       layout: the replica's places.
+      partners: the places of the examples that those are mixed with, or None.
     """
-    positions = layout.positions
-    whole = np.array_equal(positions, np.arange(len(positions)))
-    rows = {
-        name: np.zeros((capacity, len(positions), *shape), dtype)
+    parts = {_PREFIX: layout.positions}
+    if partners is not None:
+        parts[_PARTNER] = partners
+    chunk: Chunk = {
+        prefix + name: np.zeros((capacity, len(positions), *shape), dtype)
+        for prefix, positions in parts.items()
         for name, (dtype, shape) in spec.items()
     }
+    whole = np.array_equal(layout.positions, np.arange(len(layout.positions)))
     for index, batch in enumerate(batches):
-        for name, array in batch.items():
-            if whole and len(array) == len(positions):
-                rows[name][index] = array
-            else:
-                np.take(array, positions, axis=0, out=rows[name][index], mode="clip")
-    chunk = {_PREFIX + name: array for name, array in rows.items()}
+        for prefix, positions in parts.items():
+            for name, array in batch.items():
+                row = chunk[prefix + name][index]
+                if whole and prefix == _PREFIX and len(array) == len(positions):
+                    row[...] = array
+                else:
+                    np.take(array, positions, axis=0, out=row, mode="clip")
     if layout.mask is not None:
-        chunk["mask"] = np.broadcast_to(layout.mask, (capacity, len(positions)))
+        chunk["mask"] = np.broadcast_to(layout.mask, (capacity, len(layout.positions)))
     return chunk
 
 
 def unstacked(chunk: Mapping[str, tf.Tensor], row: tf.Tensor) -> Batch:
-    """Row `row` of a stacked chunk as a batch; traced."""
-    return {
-        name.removeprefix(_PREFIX): array[row]
-        for name, array in chunk.items()
-        if name.startswith(_PREFIX)
-    }
+    """Row `row` of a stacked chunk as a batch, its partners' under "partner"; traced."""
+    batch, partner = (
+        {
+            name.removeprefix(prefix): array[row]
+            for name, array in chunk.items()
+            if name.startswith(prefix)
+        }
+        for prefix in (_PREFIX, _PARTNER)
+    )
+    return {**batch, "partner": partner} if partner else batch
 
 
 def _difference(expected: Spec, found: Spec) -> str:

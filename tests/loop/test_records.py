@@ -85,6 +85,29 @@ def test_chunks_are_those_of_arrays(shards, options):
         assert np.array_equal(feed.example_ids(first), arrays.example_ids(first))
 
 
+@pytest.mark.parametrize(("replicas", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 4), (3, 1)])
+def test_partners_are_those_of_arrays(shards, replicas, accumulate):
+    """Both batches of every step, on slices and micro-batches, padded ones too; none is read twice."""
+    feeds = feed_runs.arrays_feed(partners=True), _feed(shards, partners=True)
+    read = []
+    original = feeds[1].files.read
+    feeds[1].files.read = lambda records: read.append(records) or original(records)
+    for replica in range(replicas):
+        place = layout(feed_runs.BATCH, replicas=replicas, replica=replica, accumulate=accumulate)
+        found = []
+        for feed in feeds:
+            resident = feed.resident()
+            chunk = {n: tf.constant(a) for n, a in feed.chunk(3, 2, 3, place).items()}
+            batches = [feed.batch(resident, chunk, tf.constant(row)) for row in range(2)]
+            found.append((batches, chunk.get("mask")))
+        (expected, mask), (streamed, streamed_mask) = found
+        tf.nest.map_structure(lambda a, b: np.testing.assert_array_equal(a, b), expected, streamed)
+        assert (mask is None) == (streamed_mask is None)
+        assert mask is None or np.array_equal(mask, streamed_mask)
+    if replicas == 1:  # Each is its own batch's partner: the first record, then two batches.
+        assert sum(map(len, read[1:])) == 2 * feed_runs.BATCH
+
+
 def test_an_evaluation_streams_every_record_once(shards):
     """37 records in batches of 8 over calls of 2 batches: NumPy's mean, in one trace."""
     evaluation = loop.Evaluation(
