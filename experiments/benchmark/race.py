@@ -1,29 +1,24 @@
-"""The steps race's referee: starts each contender in its own process and interleaves them."""
+"""The race of whole steps: who takes part, on what, and the rows that come of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from absl import logging
+from experiments.benchmark import machine, timing, workloads
+from experiments.benchmark.process import Process, fresh_caches
+from experiments.benchmark.referee import Referee, steps_a_call
 
-from experiments.benchmark import install_peers, machine, timing, workloads
-
+Row = dict[str, Any]
 OURS = "tapestep"
-ROOT = install_peers.ROOT
 
 # Contender -> the environment in .venv-peers it runs in; None for our own.
 CONTENDERS: dict[str, str | None] = {
     "tapestep": None,
     "tapestep_lazy": None,
+    "tapestep_bf16": None,
     "keras_default": None,
     "keras_best": None,
     "plain_graph": None,
@@ -52,125 +47,39 @@ REPLICA_WORKLOADS = ("mlp", "cnn")
 SPARSE_WORKLOAD = "embedding"
 OURS_LAZY = "tapestep_lazy"
 LAZY = (OURS_LAZY, "torch_eager", "torch_compile")
+# A table, its moments and their copies take up to 2.5 GB in each contender's process; so many
+# peers are alive at once there, beside both of ours.
+SPARSE_PEERS_AT_ONCE = 3
+
+# Ours in bfloat16. As of any contender its ratio is ours in float32 divided by it: 1 / 0.65 is its
+# goal.
+OURS_BFLOAT16 = "tapestep_bf16"
+
+# Contenders that are in the race on some workloads alone.
+ONLY_ON: dict[str, tuple[str, ...]] = {
+    OURS_LAZY: (SPARSE_WORKLOAD,),
+    OURS_BFLOAT16: ("tiny", "mlp", "cnn", "resnet20"),  # whose inputs are floating
+}
 
 # First losses further apart than this mean that two contenders do not compute the same thing. It
 # leaves room for float32 sums in another order and for the two places where Adam's epsilon stands.
 LOSS_TOLERANCE = 2e-3
+# bfloat16 has 8 bits: a rounding is 4e-3, and the logits' and the losses' partly cancel.
+BFLOAT16_TOLERANCE = 3e-2
 
-
-class ContenderError(Exception):
-    """A contender that could not start or stopped in the middle; the message is one line."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ready:
-    """What a contender reports once it is built."""
-
-    compile_s: float
-    start_s: float
-    losses: list[float]
-    ms: float
-    note: str
-    versions: dict[str, str]
-
-
-class Process:
-    """A contender's process; a context manager that ends it."""
-
-    def __init__(
-        self, contender: str, workload: str, steps_per_call: int, *, start_up: bool = False
-    ) -> None:
-        environment = {**CONTENDERS, **REPLICA_CONTENDERS}[contender]
-        python = (
-            pathlib.Path(sys.executable)
-            if environment is None
-            else install_peers.interpreter(environment)
-        )
-        if not python.exists():
-            raise ContenderError(
-                f"{contender}: not installed ({python} is missing); make bench-peers"
-            )
-        module = f"experiments.benchmark.peers.{contender}"
-        command = [str(python), "-m", module, f"--workload={workload}"]
-        command.append(f"--steps_per_call={steps_per_call}")
-        if start_up:
-            command.append(f"--started_at={time.time()!r}")
-        self._contender = contender
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by __exit__
-        self._started = time.perf_counter()
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._errors.close()
-
-    def answer(self) -> dict[str, Any]:
-        """The next line from the contender.
-
-        Raises:
-          ContenderError: when it stops instead.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            status = self._process.wait()
-            self._errors.seek(0)
-            last = [text.strip() for text in self._errors.read().splitlines() if text.strip()]
-            reason = last[-1][:300] if last else "it wrote nothing"
-            raise ContenderError(f"{self._contender}: stopped with status {status}: {reason}")
-        return dict(json.loads(line))
-
-    def ready(self) -> Ready:
-        """Waits until the contender is built and warm.
-
-        Raises:
-          ContenderError: when it stops instead.
-        """
-        message = self.answer()["ready"]
-        return Ready(start_s=time.perf_counter() - self._started, **message)
-
-    def go(self, steps: int) -> tuple[float, int]:
-        """Runs `steps` steps; (milliseconds a step, peak resident bytes).
-
-        Raises:
-          ContenderError: when the contender stops instead.
-        """
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"go {steps}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the missing answer says why
-        answer = self.answer()
-        return float(answer["ms"]), int(answer["peak_rss_bytes"])
+# Seconds until a contender is ready, and again for all its rounds.
+LIMIT_SECONDS = 240.0
 
 
 def agreement(losses: dict[str, list[float]]) -> dict[str, float]:
     """How far each contender's first losses are from the median contender's, relatively.
 
-    Contenders without losses (the floor trains nothing) are left out.
+    Contenders without losses (the floor trains nothing) are left out; bfloat16 has no say in what
+    the median is, where there is another.
     """
     stated = {name: values for name, values in losses.items() if values}
-    steps = list(zip(*stated.values(), strict=True))
+    exact = [values for name, values in stated.items() if name != OURS_BFLOAT16]
+    steps = list(zip(*(exact or stated.values()), strict=True))
     middle = [timing.summarize(step).median for step in steps]
     return {
         name: max(abs(a - b) / max(abs(b), 1e-3) for a, b in zip(values, middle, strict=True))
@@ -178,10 +87,9 @@ def agreement(losses: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def steps_a_round(ready: Ready, steps_per_call: int, seconds: float) -> int:
-    """Steps that fill about `seconds`, in whole calls, at least one."""
-    calls = seconds * 1e3 / max(ready.ms, 1e-6) / steps_per_call
-    return max(1, round(calls)) * steps_per_call
+def tolerance(contender: str) -> float:
+    """How far the first losses of a contender may be from the others'."""
+    return BFLOAT16_TOLERANCE if contender == OURS_BFLOAT16 else LOSS_TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,24 +111,6 @@ class Outcome:
     versions: dict[str, str]
 
 
-def _start(
-    names: Sequence[str], workload: workloads.Workload, running: dict[str, Process]
-) -> tuple[dict[str, Ready], list[str]]:
-    """Starts the contenders one after the other, so that none disturbs another's compile time."""
-    ready: dict[str, Ready] = {}
-    missing: list[str] = []
-    for name in names:
-        try:
-            running[name] = Process(name, workload.name, workload.steps_per_call)
-            ready[name] = running[name].ready()
-            logging.info("%s %s: ready in %.1f s", workload.name, name, ready[name].start_s)
-        except ContenderError as error:
-            missing.append(f"{workload.name}: {error}")
-            if name in running:
-                running.pop(name).__exit__()
-    return ready, missing
-
-
 def ours_for(workload: str, contender: str, names: Collection[str] = ()) -> str:
     """Which of ours a contender's ratio is taken against.
 
@@ -234,81 +124,148 @@ def ours_for(workload: str, contender: str, names: Collection[str] = ()) -> str:
     return OURS_LAZY if workload == SPARSE_WORKLOAD and contender in LAZY else OURS
 
 
-def _rows(
-    workload: workloads.Workload,
-    ready: dict[str, Ready],
-    measured: dict[str, list[float]],
-    peaks: dict[str, int],
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, milliseconds in measured.items():
-        summary = timing.summarize(milliseconds)
-        ours = measured.get(ours_for(workload.name, name, measured))
-        ratio = timing.median_ratio(ours, milliseconds) if ours else None
-        rows.append(
+Heat = dict[str, list[float]]
+"""Milliseconds a step in each round, of contenders that were alive at the same time."""
+
+
+def rows(workload: str, names: Sequence[str], heats: Sequence[Heat], done: Referee) -> list[Row]:
+    """The JSON file's rows of one workload: those with times, then those that were skipped.
+
+    A contender's times are those of all its heats; a ratio is of rounds of the same heat.
+    """
+    found: list[Row] = []
+    for name in names:
+        ran = [heat for heat in heats if name in heat]
+        if not ran:
+            continue
+        summary = timing.summarize([ms for heat in ran for ms in heat[name]])
+        ours = ours_for(workload, name, ran[0])
+        pairs = [pair for h in ran if ours in h for pair in zip(h[ours], h[name], strict=True)]
+        found.append(
             {
-                "workload": workload.name,
+                "workload": workload,
                 "contender": name,
                 "ms": summary.median,
                 "ms_min": summary.minimum,
                 "ms_max": summary.maximum,
-                "compile_s": ready[name].compile_s,
-                "peak_rss_bytes": peaks[name],
-                "ratio": ratio,
+                "compile_s": done.ready[name].compile_s,
+                "peak_rss_bytes": done.peaks[name],
+                "ratio": timing.median_ratio(*zip(*pairs, strict=True)) if pairs else None,
             }
         )
-    return rows
+    for name, reason in done.skipped.items():
+        found.append({"workload": workload, "contender": name, "skipped": reason})
+    return found
+
+
+def start(
+    name: str,
+    workload: workloads.Workload,
+    caches: pathlib.Path,
+    *,
+    steps_per_call: int = 0,
+    start_up: bool = False,
+) -> Process:
+    """Starts a contender's process.
+
+    Args:
+      name: the contender.
+      workload: what it trains.
+      caches: a folder in which it gets one of its own: ours in bfloat16 must not take up what ours
+        in float32 has chosen.
+      steps_per_call: 0 for the workload's.
+      start_up: see `Process`.
+
+    Raises:
+      ContenderError: where its environment is not installed.
+    """
+    return Process(
+        name,
+        workload.name,
+        steps_per_call or workload.steps_per_call,
+        peer={**CONTENDERS, **REPLICA_CONTENDERS}[name],
+        caches=caches / name,
+        start_up=start_up,
+    )
+
+
+def _groups(workload: str, names: Sequence[str]) -> list[list[str]]:
+    """The peers by who is alive at once: all, where their memory allows it."""
+    size = SPARSE_PEERS_AT_ONCE if workload == SPARSE_WORKLOAD else max(1, len(names))
+    return [list(names[i : i + size]) for i in range(0, len(names), size)] or [[]]
 
 
 def run_workload(
-    workload: workloads.Workload, names: Sequence[str], *, rounds: int, seconds: float
+    workload: workloads.Workload,
+    names: Sequence[str],
+    caches: pathlib.Path,
+    *,
+    rounds: int,
+    seconds: float,
+    limit: float,
 ) -> Outcome:
     """Races the named contenders on one workload.
 
     Args:
       workload: what they train.
       names: the contenders, in the order they run within a round.
+      caches: see `start`.
       rounds: rounds to interleave.
       seconds: about how long a contender runs in a round.
+      limit: see `Referee`.
     """
-    running: dict[str, Process] = {}
-    names = [name for name in names if name != OURS_LAZY or workload.name == SPARSE_WORKLOAD]
-    try:
-        ready, missing = _start(names, workload, running)
-        peaks: dict[str, int] = {}
+    names = [name for name in names if workload.name in ONLY_ON.get(name, (workload.name,))]
+    staying = [name for name in names if name in (OURS, OURS_LAZY, OURS_MIRRORED)]
+    heats: list[Heat] = []
+    with Referee(workload.name, rounds=rounds, seconds=seconds, limit=limit) as referee:
 
-        def measure(name: str) -> Callable[[], float]:
-            steps = steps_a_round(ready[name], workload.steps_per_call, seconds)
+        def admit(name: str) -> None:
+            steps = 0
+            if name == "bare" and OURS in referee.ready:  # what it is compared at: as many a call
+                steps = steps_a_call(referee.ready[OURS])
+            referee.admit(name, lambda: start(name, workload, caches, steps_per_call=steps))
 
-            def go() -> float:
-                milliseconds, peaks[name] = running[name].go(steps)
-                return milliseconds
+        for name in staying:
+            admit(name)
+        for group in _groups(workload.name, [n for n in names if n not in staying]):
+            for name in group:
+                admit(name)
+            heats.append(referee.race([name for name in names if name in {*staying, *group}]))
+            referee.dismiss(group)
+    ready = referee.ready
+    versions = {key: version for one in ready.values() for key, version in one.versions.items()}
+    notes = {name: one.note for name, one in ready.items() if one.note}
+    return Outcome(
+        rows(workload.name, names, heats, referee),
+        _check(workload.name, {name: one.losses for name, one in ready.items()}),
+        notes,
+        referee.missing,
+        versions,
+    )
 
-            return go
 
-        measured = timing.interleave({name: measure(name) for name in ready}, rounds)
-    finally:
-        for process in running.values():
-            process.__exit__()
+def _check(workload: str, losses: dict[str, list[float]]) -> dict[str, Any]:
+    """Whether the first losses agree."""
     # On one replica BatchNorm sees the whole batch: another loss, rightly.
-    alike = {n: r.losses for n, r in ready.items() if not (n == OURS and OURS_MIRRORED in ready)}
-    difference = agreement(alike)
-    check = {
-        "workload": workload.name,
-        "tolerance": LOSS_TOLERANCE,
-        "agree": all(value <= LOSS_TOLERANCE for value in difference.values()),
-        "losses": {name: value.losses for name, value in ready.items() if value.losses},
+    apart = {OURS} if OURS_MIRRORED in losses else set()
+    difference = agreement({name: each for name, each in losses.items() if name not in apart})
+    return {
+        "workload": workload,
+        "tolerance": {name: tolerance(name) for name in difference},
+        "agree": all(value <= tolerance(name) for name, value in difference.items()),
+        "losses": {name: each for name, each in losses.items() if each},
         "difference": difference,
     }
-    versions: dict[str, str] = {}
-    for value in ready.values():
-        versions.update(value.versions)
-    notes = {name: value.note for name, value in ready.items() if value.note}
-    return Outcome(_rows(workload, ready, measured, peaks), check, notes, missing, versions)
 
 
 def run(
-    names: Sequence[str], workload_names: Sequence[str], *, rounds: int, seconds: float
+    names: Sequence[str],
+    workload_names: Sequence[str],
+    *,
+    rounds: int,
+    seconds: float,
+    limit: float = LIMIT_SECONDS,
+    save: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The whole race; what goes into the JSON file.
 
@@ -317,18 +274,24 @@ def run(
       workload_names: keys of `workloads.WORKLOADS`.
       rounds: rounds to interleave.
       seconds: about how long a contender runs in a round.
+      limit: see `Referee`.
+      save: given the result so far after each workload.
     """
     result: dict[str, Any] = {"machine": machine.describe(), "versions": machine.versions()}
     result |= {"rounds": rounds, "rows": [], "checks": [], "notes": {}, "missing": []}
-    for name in workload_names:
-        workload = workloads.WORKLOADS[name]
-        outcome = run_workload(workload, names, rounds=rounds, seconds=seconds)
-        result["rows"] += outcome.rows
-        result["checks"].append(outcome.check)
-        result["notes"][name] = outcome.notes
-        result["missing"] += outcome.missing
-        result["versions"] = {**outcome.versions, **result["versions"]}
-        print_table(outcome)
+    with fresh_caches() as caches:
+        for name in workload_names:
+            workload = workloads.WORKLOADS[name]
+            outcome = run_workload(
+                workload, names, caches, rounds=rounds, seconds=seconds, limit=limit
+            )
+            result["rows"] += outcome.rows
+            result["checks"].append(outcome.check)
+            result["notes"][name] = outcome.notes
+            result["missing"] += outcome.missing
+            result["versions"] = {**outcome.versions, **result["versions"]}
+            print_table(outcome)
+            save(result)
     return result
 
 
@@ -337,6 +300,9 @@ def print_table(outcome: Outcome) -> None:
     print(f"{'workload':12} {'contender':14} {'ms':>9} {'min':>9} {'max':>9} {'ratio':>6}", end="")
     print(f" {'compile s':>9} {'RSS MB':>7}")
     for row in outcome.rows:
+        if "skipped" in row:
+            print(f"{row['workload']:12} {row['contender']:14} skipped: {row['skipped']}")
+            continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         print(
             f"{row['workload']:12} {row['contender']:14} {row['ms']:9.3f} {row['ms_min']:9.3f}"
@@ -344,6 +310,6 @@ def print_table(outcome: Outcome) -> None:
             f" {row['peak_rss_bytes'] / 1e6:7.0f}"
         )
     if not outcome.check["agree"]:
-        print(f"first losses differ by more than {LOSS_TOLERANCE}: {outcome.check['difference']}")
+        print(f"first losses differ by too much: {outcome.check['difference']}")
     for line in outcome.missing:
-        print(f"missing: {line}")
+        print(f"missing: {line}", flush=True)

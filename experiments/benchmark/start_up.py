@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.benchmark import machine, race, timing, workloads
+from experiments.benchmark.process import ContenderError, fresh_caches
 
 # Not keras_best, which searches, and not the floor, which trains nothing.
 CONTENDERS = (
@@ -16,17 +18,19 @@ CONTENDERS = (
 WORKLOADS = ("mlp", "cnn")
 
 
-def _started(name: str, workload: workloads.Workload) -> dict[str, float]:
-    process = race.Process(name, workload.name, workload.steps_per_call, start_up=True)
-    with process:
+def _started(name: str, workload: workloads.Workload, caches: pathlib.Path) -> dict[str, float]:
+    with race.start(name, workload, caches, start_up=True) as process:
         return {key: float(value) for key, value in process.answer().items()}
 
 
 def _measure(
-    name: str, workload: workloads.Workload, step_100: dict[str, list[float]]
+    name: str,
+    workload: workloads.Workload,
+    caches: pathlib.Path,
+    step_100: dict[str, list[float]],
 ) -> Callable[[], float]:
     def measure() -> float:
-        answer = _started(name, workload)
+        answer = _started(name, workload, caches)
         step_100.setdefault(name, []).append(answer["step_100_s"])
         return answer["first_step_s"]
 
@@ -43,18 +47,19 @@ def run(names: Sequence[str], workload_names: Sequence[str], *, rounds: int) -> 
     """
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
-    for workload in (workloads.WORKLOADS[name] for name in workload_names):
-        present = []
-        for name in names:
-            try:
-                _started(name, workload)  # also fills the file caches, for all alike
-                present.append(name)
-            except race.ContenderError as error:
-                missing.append(f"{workload.name}: {error}")
-        step_100: dict[str, list[float]] = {}
-        measures = {name: _measure(name, workload, step_100) for name in present}
-        first = timing.interleave(measures, rounds)
-        rows += [_row(workload.name, name, first, step_100) for name in present]
+    with fresh_caches() as caches:
+        for workload in (workloads.WORKLOADS[name] for name in workload_names):
+            present = []
+            for name in names:
+                try:
+                    _started(name, workload, caches)  # also fills the file caches, for all alike
+                    present.append(name)
+                except ContenderError as error:
+                    missing.append(f"{workload.name}: {error}")
+            step_100: dict[str, list[float]] = {}
+            measures = {name: _measure(name, workload, caches, step_100) for name in present}
+            first = timing.interleave(measures, rounds)
+            rows += [_row(workload.name, name, first, step_100) for name in present]
     for row in rows:
         print(
             f"{row['workload']:8} {row['contender']:14} first step {row['first_step_s']:6.2f} s"

@@ -1,15 +1,19 @@
 """The race: the same weights and data for all, honest ratios, a real run of two contenders."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments.benchmark import race, workloads
+from experiments.benchmark import process, race, referee, workloads
 from experiments.benchmark.peers import floor
+from experiments.benchmark.process import Ready
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -75,11 +79,109 @@ def test_losses_that_part_are_seen() -> None:
     assert difference["c"] > race.LOSS_TOLERANCE
 
 
+def _ready(**changes: Any) -> Ready:
+    return dataclasses.replace(Ready(1, 1, [], 10.0, 16, "", "", {}), **changes)
+
+
 def test_steps_a_round_are_whole_calls() -> None:
     """A round never cuts a call, and a slow contender still runs one."""
-    ready = race.Ready(compile_s=1, start_s=1, losses=[], ms=10.0, note="", versions={})
-    assert race.steps_a_round(ready, 16, 1.0) == 96
-    assert race.steps_a_round(ready, 16, 0.001) == 16
+    assert referee.steps_a_round(_ready(), 1.0) == 96
+    assert referee.steps_a_round(_ready(), 0.001) == 16
+    # Ours makes calls of a second at most: 100 steps of 10 ms.
+    assert referee.steps_a_round(_ready(steps_per_call=256, compile="xla"), 2.0) == 200
+    assert referee.steps_a_round(_ready(steps_per_call=256, compile="xla"), 0.1) == 100
+
+
+def test_bfloat16_has_a_wider_tolerance_and_no_say() -> None:
+    """Its losses are off by a rounding, which moves nobody else's difference."""
+    losses = {"tapestep": [2.0], "bare": [2.0], race.OURS_BFLOAT16: [2.02]}
+    difference = race.agreement(losses)
+    assert difference["tapestep"] == difference["bare"] == 0.0
+    assert race.LOSS_TOLERANCE < difference[race.OURS_BFLOAT16] < race.BFLOAT16_TOLERANCE
+    assert race._check("cnn", losses)["agree"]
+    assert not race._check("cnn", {**losses, "bare": [2.02]})["agree"]
+    assert not race._check("cnn", {**losses, race.OURS_BFLOAT16: [2.1]})["agree"]
+
+
+# Answers as a contender does: ready after argv[1] seconds, each round after argv[2].
+CONTENDER = """
+import json, sys, time
+time.sleep(float(sys.argv[1]))
+ready = dict(compile_s=1, losses=[2.0], ms=float(sys.argv[3]), steps_per_call=2, compile="",
+             note="", versions={})
+print(json.dumps({"ready": ready}), flush=True)
+for line in sys.stdin:
+    time.sleep(float(sys.argv[2]))
+    print(json.dumps({"ms": 4.0, "peak_rss_bytes": 7}), flush=True)
+"""
+
+
+def _stand_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, *, start: float, turn: float, ms: float
+) -> Callable[[], process.Process]:
+    """Starts a real process that only pretends to train."""
+    script = tmp_path / "contender"
+    script.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{CONTENDER}' {start} {turn} {ms}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(process.install_peers, "interpreter", lambda _: script)
+    return lambda: process.Process("it", "tiny", 2, peer="any")
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        ({"start": 60.0, "turn": 0.0, "ms": 4.0}, "not ready within 1 s"),
+        ({"start": 0.0, "turn": 60.0, "ms": 4.0}, "a round was not over within 1 s"),
+        ({"start": 0.0, "turn": 0.0, "ms": 4000.0}, "its rounds need 40 s of 1"),
+    ],
+)
+def test_a_hopeless_contender_is_a_row_that_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    times: dict[str, float],
+    reason: str,
+) -> None:
+    """Whether it hangs at the start, in a round, or would take too long: a row, no endless wait."""
+    slow = _stand_in(monkeypatch, tmp_path, **times)
+    with referee.Referee("tiny", rounds=5, seconds=0.0, limit=1.0) as judge:
+        judge.admit("slow", slow)
+        heat = judge.race(["slow"])
+        assert heat == {}
+        (row,) = race.rows("tiny", ["slow"], [heat], judge)
+    assert row == {"workload": "tiny", "contender": "slow", "skipped": row["skipped"]}
+    assert reason in row["skipped"]
+
+
+def test_a_contender_that_dies_leaves_the_others_their_race(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """One line names it; the others have all their rounds."""
+    steady = _stand_in(monkeypatch, tmp_path, start=0.0, turn=0.0, ms=4.0)
+    with referee.Referee("tiny", rounds=5, seconds=0.0, limit=9.0) as judge:
+        judge.admit(race.OURS, steady)
+        judge.admit("dying", steady)
+        judge._running["dying"]._process.kill()
+        heat = judge.race([race.OURS, "dying"])
+        (row,) = race.rows("tiny", [race.OURS, "dying"], [heat], judge)
+    assert row["ms"] == 4.0
+    assert row["peak_rss_bytes"] == 7
+    assert len(judge.missing) == 1
+    assert "dying" not in heat
+    assert "stopped with status -9" in judge.missing[0]
+
+
+def test_ratios_are_of_rounds_of_the_same_heat() -> None:
+    """On `embedding` the peers run in several heats, ours in each."""
+    assert race._groups("embedding", list("abcde")) == [["a", "b", "c"], ["d", "e"]]
+    assert race._groups("tiny", list("abcde")) == [list("abcde")]
+    judge = referee.Referee("tiny", rounds=5, seconds=1.0, limit=1.0)
+    judge.ready = {name: _ready() for name in ("tapestep", "a", "d")}
+    judge.peaks = dict.fromkeys(judge.ready, 1)
+    first = {"tapestep": [1.0] * 5, "a": [2.0] * 5}
+    second = {"tapestep": [3.0] * 5, "d": [4.0] * 5}
+    ours, a, d = race.rows("embedding", ["tapestep", "a", "d"], [first, second], judge)
+    assert (ours["ms_min"], ours["ms_max"], ours["ratio"]) == (1.0, 3.0, 1.0)
+    assert (a["ratio"], d["ratio"]) == (0.5, 0.75)
 
 
 def test_torch_is_compared_with_our_lazy_form() -> None:
@@ -118,14 +220,13 @@ def test_a_missing_peer_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     """A contender whose environment is not there is named, and the race goes on without it."""
-    monkeypatch.setattr(race.install_peers, "DIRECTORY", tmp_path)
-    running: dict[str, race.Process] = {}
-    ready, missing = race._start(["jax_scan"], workloads.WORKLOADS["tiny"], running)
-    assert not ready
-    assert not running
-    assert len(missing) == 1
-    assert "jax_scan: not installed" in missing[0]
-    assert "\n" not in missing[0]
+    monkeypatch.setattr(process.install_peers, "DIRECTORY", tmp_path)
+    workload = workloads.WORKLOADS["tiny"]
+    outcome = race.run_workload(workload, ["jax_scan"], tmp_path, rounds=5, seconds=1.0, limit=9.0)
+    assert outcome.rows == []
+    assert len(outcome.missing) == 1
+    assert "jax_scan: not installed" in outcome.missing[0]
+    assert "\n" not in outcome.missing[0]
 
 
 @pytest.mark.parametrize(

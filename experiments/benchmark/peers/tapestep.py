@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import tensorflow as tf
 
 import kernels
@@ -42,18 +44,39 @@ class Model(loop.Module):
             layer.relu = relu
             return layer(x, training=True)
 
-        return kernel_models.logits(self.workload, self.weights, x, batch_norm)
+        weights: kernel_models.Weights = self.weights
+        if x.dtype.is_floating and x.dtype != tf.float32:  # as a layer casts its own
+            weights = {name: tf.cast(value, x.dtype) for name, value in weights.items()}
+        return kernel_models.logits(self.workload, weights, x, batch_norm)
 
 
 class Tapestep:
-    """A Trainer over a resident feed in the order of storage."""
+    """A Trainer over a resident feed in the order of storage.
+
+    Args:
+      workload: what to train.
+      _: the workload's steps a call, which ours chooses for itself unless told.
+      compile: "auto" for what a user gets.
+      steps_per_call: None for what a user gets.
+      sparse: what Adam does with the rows that a batch does not have.
+      precision: "float32" or "mixed_bfloat16".
+      replicas: where to train.
+
+    Attributes:
+      compile: the mode in use.
+      steps_per_call: the most steps of a call.
+      note: both.
+    """
 
     def __init__(
         self,
         workload: workloads.Workload,
-        steps_per_call: int,
+        _: int,
         *,
+        compile: loop.compile.Mode | Literal["auto"] = "auto",
+        steps_per_call: int | None = None,
         sparse: optimizers.base.Sparse = "exact",
+        precision: str = "float32",
         replicas: distribute.Replicas | None = None,
     ) -> None:
         replicas = replicas or distribute.single()
@@ -81,18 +104,22 @@ class Tapestep:
         x, y = workloads.examples(workload)
         clip = kernels.ClipByGlobalNorm(workloads.CLIP_NORM)
         with replicas.scope():
-            step = loop.GradientStep(loss_fn, model.trainable_variables, optimizer, clip=clip)
+            step = loop.GradientStep(
+                loss_fn, model.trainable_variables, optimizer, clip=clip, precision=precision
+            )
         self._trainer = loop.Trainer(
             step=step,
             feed=feeds.Arrays({"x": x, "y": y}, batch_size=workload.batch, shuffle=False),
             state={"model": model, "optimizer": optimizer},
-            compile="auto",
+            compile=compile,
             steps_per_call=steps_per_call,
             writers=[self._collect],
             replicas=replicas,
         )
         self._trainer.compiled_loop(steps=_STEPS_TO_COME)
-        self.note = f"compile={self._trainer.mode}, steps_per_call={self._trainer.steps_per_call}"
+        self.compile = self._trainer.mode
+        self.steps_per_call = self._trainer.steps_per_call
+        self.note = f"compile={self.compile}, steps_per_call={self.steps_per_call}"
 
     def _collect(self, rows: loop.Rows) -> None:
         if len(self._losses) < self._wanted:

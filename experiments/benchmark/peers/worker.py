@@ -2,7 +2,8 @@
 
 Lines on stdin and stdout, one JSON object each way:
 
-    worker: {"ready": {"compile_s": s, "losses": [...], "note": text, "ms": ms, "versions": {...}}}
+    worker: {"ready": {"compile_s": s, "losses": [...], "ms": ms, "steps_per_call": K,
+             "compile": mode, "note": text, "versions": {...}}}
     parent: go N
     worker: {"ms": milliseconds a step, "peak_rss_bytes": bytes}
     parent: quit
@@ -131,6 +132,8 @@ def serve(build: Build) -> None:
         "compile_s": compile_s,
         "losses": losses,
         "ms": _timed(contender, steps_per_call),
+        "steps_per_call": getattr(contender, "steps_per_call", steps_per_call),
+        "compile": getattr(contender, "compile", ""),
         "note": getattr(contender, "note", ""),
         "versions": _versions(),
     }
