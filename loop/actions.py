@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -67,3 +67,26 @@ class Every:
     def is_due(self, step: int) -> bool:
         """Whether `step` finished steps are a boundary."""
         return step % self.steps == 0
+
+
+def in_order(
+    evaluate_every: int, actions: Sequence[Boundaries], checkpoint_every: int
+) -> list[Boundaries]:
+    """A trainer's actions: evaluate, then the user's, then save, so that a save has seen the rest.
+
+    An interval of 0 leaves its action out.
+    """
+    every = list(actions)
+    if evaluate_every:
+        every.insert(0, Every(evaluate_every, _evaluate))
+    if checkpoint_every:
+        every.append(Every(checkpoint_every, _save))
+    return every
+
+
+def _evaluate(trainer: Trainer) -> None:
+    trainer.evaluate()
+
+
+def _save(trainer: Trainer) -> None:
+    trainer.save()

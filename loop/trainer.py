@@ -12,7 +12,7 @@ from typing import Any, Literal
 from loop import autotune, distribute, keras_state, nonfinite, stall
 from loop import compile as compiling
 from loop import state as states
-from loop.actions import Boundaries, Every
+from loop.actions import Boundaries, Every, in_order
 from loop.best import BestCheckpoints
 from loop.checkpoint import Restored
 from loop.errors import NonFiniteError
@@ -155,7 +155,7 @@ class Trainer:
         self._keep_best = keep_best
         if keep_best is not None:
             actions = [*actions, Every(keep_best.monitor.every, keep_best)]
-        self._actions = _actions(evaluate_every, actions, checkpoint_every)
+        self._actions = in_order(evaluate_every, actions, checkpoint_every)
         self._ready = False
         self._compiled = False
         self._saved_step: int | None = None
@@ -393,19 +393,3 @@ class Trainer:
             if error is None:
                 raise
             _log.error("%s", closing_error)
-
-
-def _actions(
-    evaluate_every: int, actions: Sequence[Boundaries], checkpoint_every: int
-) -> list[Boundaries]:
-    """All boundaries' actions in order: evaluate, the user's, save; a save has seen the rest."""
-
-    def evaluate(trainer: Trainer) -> None:
-        trainer.evaluate()
-
-    every = list(actions)
-    if evaluate_every:
-        every.insert(0, Every(evaluate_every, evaluate))
-    if checkpoint_every:
-        every.append(Every(checkpoint_every, Trainer.save))
-    return every
