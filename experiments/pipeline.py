@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 import kernels
 import loop
+from experiments import shards
 from experiments.datasets import Dataset
+from experiments.evaluation_metrics import EvaluationMetrics
 from experiments.flags import Settings
 from experiments.models import Model
 from loop import step_context
@@ -18,15 +21,29 @@ from loop.feeds.arrays import Transform
 _EVALUATION_BATCH = 500
 
 
-def training_feed(settings: Settings, data: Dataset, dtype: Any) -> loop.feeds.Arrays:
-    """The training examples on the device, shuffled by the run's seed, augmented in the step."""
-    return loop.feeds.Arrays(
-        {"image": data.train_images, "label": data.train_labels},
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        transform=_training_transform(settings, data, dtype),
-        partners=settings.mixup > 0,
-    )
+def training_feed(
+    settings: Settings, data: Dataset, dtype: Any, records: Path
+) -> loop.feeds.Arrays | loop.feeds.Records:
+    """The training examples, shuffled by the run's seed, augmented in the step.
+
+    Args:
+      settings: say whether they are on the device or streamed.
+      data: the examples.
+      dtype: of the images in a step.
+      records: the folder of the shards, where they are streamed.
+
+    Raises:
+      InputError: on shards that cannot be written or read.
+    """
+    options: dict[str, Any] = {
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "transform": _training_transform(settings, data, dtype),
+        "partners": settings.mixup > 0,
+    }
+    if settings.feed == "records":
+        return shards.feed(records, data, **options)
+    return loop.feeds.Arrays({"image": data.train_images, "label": data.train_labels}, **options)
 
 
 def augmentation(settings: Settings) -> kernels.Augmentation:
@@ -101,20 +118,26 @@ def loss_function(model: Model) -> Any:
     return loss
 
 
-def evaluation(model: Model, data: Dataset, dtype: Any) -> loop.Evaluation:
-    """Loss and accuracy over the test examples."""
+def evaluation(
+    model: Model, data: Dataset, dtype: Any, metrics: EvaluationMetrics
+) -> loop.Evaluation:
+    """Loss, accuracy and the chosen metrics over the test examples."""
 
     def values(batch: Batch) -> dict[str, tf.Tensor]:
         logits = model(batch["image"], training=False)
         losses = kernels.softmax_cross_entropy(batch["label"], logits)
-        return {"loss": losses, "accuracy": _correct(batch["label"], logits)}
+        return {
+            "loss": losses,
+            "accuracy": _correct(batch["label"], logits),
+            **metrics.values(batch["label"], logits),
+        }
 
     feed = loop.feeds.Arrays(
         {"image": data.test_images, "label": data.test_labels},
         batch_size=min(_EVALUATION_BATCH, len(data.test_images)),
         transform=_scaled(data, dtype),
     )
-    return loop.Evaluation(values, feed)
+    return loop.Evaluation(values, feed, metrics=metrics.of)
 
 
 def _correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,8 @@ compiler rounds otherwise; the data may have changed), 2 bad input (one line on 
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from typing import TYPE_CHECKING
 
 from experiments import datasets, flags, steps, tensorflow_import
@@ -54,7 +56,10 @@ def main(argv: list[str]) -> int:
         settings = flags.parse([argv[0], *_flags(path, file.rebuild), *overruling])
         data = datasets.load(settings.dataset, settings.data_dir)
         replicas = loop.distribute.single()
-        parts = training.parts(settings, data, replicas, steps.total(settings, data))
+        # The streamed examples are the resident ones, and a replay writes no shards.
+        settings = dataclasses.replace(settings, feed="resident")
+        total_steps = steps.total(settings, data)
+        parts = training.parts(settings, data, replicas, total_steps, pathlib.Path())
         trainer = loop.Trainer(**parts, compile="eager")
         replay.restore(path, file, trainer.state)
     except (replay.ReplayError, checkpoint.CheckpointError) as error:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import logging
 import os
-import platform
 import sys
+import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import rich
 import tensorflow as tf
 
 import loop
@@ -26,23 +23,27 @@ from experiments import (
     outer_loop,
     pipeline,
     recipe,
+    result,
     steps,
 )
+from experiments.curves import FOLDER as CURVES_FOLDER
+from experiments.curves import Curves
 from experiments.datasets import Dataset
 from experiments.entry import EXIT_BAD_INPUT
 from experiments.errors import InputError
+from experiments.evaluation_metrics import EvaluationMetrics
 from experiments.flags import Settings, rules
 from loop import checkpoint, cluster, distribute, run_directory, run_lock
 from loop.export import ExportError
-from loop.meter import peak_rss_bytes
 from loop.precision import Precision
 from loop.profile import Profile
-from loop.progress import Progress, summary
+from loop.progress import Progress
 from loop.signals import exit_code
 
 FLAGS_FILE = "flags.txt"
-RESULT_FILE = "result.json"
+RESULT_FILE = result.RESULT_FILE
 PROFILE_FOLDER = "profile"
+RECORDS_FOLDER = "records"
 
 _ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 _ONE_LINE = (
@@ -64,7 +65,12 @@ _HARMLESS = frozenset(
         "directory",
         "data_dir",
         "download",
+        # The streamed examples are the resident ones, in the same order: the run is the same.
+        "feed",
+        "records",
         "log_every",
+        "tensorboard",
+        "metrics",
         "eval_every",
         "checkpoint_every",
         "dump_weights",
@@ -109,20 +115,16 @@ def run(settings: Settings, data: Dataset) -> int:
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
     delivery.check(settings, replicas)
-    if settings.dry_run:
-        dry_run.show(settings, parts(settings, data, replicas, total_steps), total_steps)
+    if settings.dry_run or settings.find_learning_rate is not None:
+        _run_without_training(settings, data, replicas, total_steps)
         return 0
-    if settings.find_learning_rate is not None:
-        learning_rate.find(settings, parts(settings, data, replicas, total_steps))
-        return 0
-    # Only the chief keeps files; the other workers get the state from it.
-    given = settings.directory or ("." if not replicas.is_chief else None)
-    directory = Path(given) if given else _fresh_directory(settings)
+    directory, records = _folders(settings, replicas)
     with loop.StopSignals() as signals, Progress(total_steps) as progress:
-        made = parts(settings, data, replicas, total_steps)
-        trainer = _trainer(settings, made, total_steps, directory, signals, progress)
+        made = parts(settings, data, replicas, total_steps, records)
+        curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
+        trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
-            with trainer:
+            with contextlib.closing(curves) if curves else contextlib.nullcontext(), trainer:
                 delivery.start_from(settings, made, trainer)
                 trainer.open()
                 # No earlier: what `open` refuses is refused in one line.
@@ -131,10 +133,12 @@ def run(settings: Settings, data: Dataset) -> int:
                     (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
                 trainer.train(until=total_steps)
                 evaluation = trainer.evaluate()
+                if curves is not None:
+                    curves.evaluated(trainer)
                 if replicas.is_chief:
                     delivery.hand_over(settings, made, trainer, data)
             if replicas.is_chief:
-                _write(settings, trainer, evaluation, directory)
+                result.write(settings, trainer, evaluation, directory)
         except _ONE_LINE as error:
             if settings.debug:
                 raise
@@ -149,6 +153,40 @@ def run(settings: Settings, data: Dataset) -> int:
     return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
 
 
+def _run_without_training(
+    settings: Settings, data: Dataset, replicas: distribute.Replicas, total_steps: int
+) -> None:
+    """What `--dry_run` and `--find_learning_rate` do; shards that are not there yet do not stay."""
+    with tempfile.TemporaryDirectory() as scratch:
+        given = Path(settings.records or scratch)
+        records = given if (given / data.name).exists() else Path(scratch)
+        made = parts(settings, data, replicas, total_steps, records)
+        if settings.dry_run:
+            dry_run.show(settings, made, total_steps)
+        else:
+            learning_rate.find(settings, made)
+
+
+def _folders(settings: Settings, replicas: distribute.Replicas) -> tuple[Path, Path]:
+    """The run's directory and the shards' folder.
+
+    Only the chief keeps a run's files; the other workers get the state from it. Shards are read by
+    each worker, and written by the first that finds none where it looks.
+    """
+    if settings.directory:
+        directory = Path(settings.directory)
+    elif settings.feed == "records" and settings.records is None and replicas.workers > 1:
+        raise InputError(
+            "--feed=records",
+            expected="--records or --directory beside it, on several workers",
+            found="neither",
+            mend="add --records=FOLDER",
+        )
+    else:
+        directory = _fresh_directory(settings) if replicas.is_chief else Path()
+    return directory, Path(settings.records) if settings.records else directory / RECORDS_FOLDER
+
+
 def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
     """Ends the process at once: TensorFlow's own shutdown would wait for the lost worker."""
     print(
@@ -158,17 +196,6 @@ def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
         flush=True,
     )
     os._exit(1)
-
-
-def _write(
-    settings: Settings, trainer: loop.Trainer, evaluation: dict[str, float], directory: Path
-) -> None:
-    result = _result(trainer, evaluation)
-    (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if settings.dump_weights:
-        weights: dict[str, Any] = checkpoint.copy_to_host(trainer.state)
-        np.savez(settings.dump_weights, **weights)
-    _show(result, directory)
 
 
 def _replicas(settings: Settings) -> distribute.Replicas:
@@ -184,9 +211,21 @@ def _replicas(settings: Settings) -> distribute.Replicas:
 
 
 def parts(
-    settings: Settings, data: Dataset, replicas: distribute.Replicas, total_steps: int
+    settings: Settings,
+    data: Dataset,
+    replicas: distribute.Replicas,
+    total_steps: int,
+    records: Path,
 ) -> dict[str, Any]:
-    """Step, feed, state, evaluation and its actions, as arguments of `loop.Trainer`."""
+    """Step, feed, state, evaluation and its actions, as arguments of `loop.Trainer`.
+
+    Args:
+      settings: of the run.
+      data: its data set.
+      replicas: where it runs.
+      total_steps: how long it is.
+      records: the folder of the shards; with `--feed=records` they are written if absent.
+    """
     # Of the batch's entries only images are cast: mixup's targets need more than a half type.
     precision = Precision(settings.precision, inputs=("image",))
     dtype = precision.variable_dtype
@@ -214,9 +253,11 @@ def parts(
         )
     return {
         "step": step,
-        "feed": pipeline.training_feed(settings, data, dtype),
+        "feed": pipeline.training_feed(settings, data, dtype, records),
         "state": {"model": model, "optimizer": optimizer, **outer.state},
-        "evaluation": pipeline.evaluation(models.InPrecision(model, precision), data, dtype),
+        "evaluation": pipeline.evaluation(
+            models.InPrecision(model, precision), data, dtype, EvaluationMetrics(settings, data)
+        ),
         "replicas": replicas,
         **outer.trainer_options(),
     }
@@ -229,10 +270,13 @@ def _trainer(
     directory: Path,
     signals: loop.StopSignals,
     progress: Progress,
+    curves: Curves | None,
 ) -> loop.Trainer:
     actions = [*made["actions"]]
     if made["replicas"].is_chief:
         actions.append(loop.Every(settings.log_every, progress, at_end=True))
+    if curves is not None and settings.eval_every:
+        actions.append(loop.Every(settings.eval_every, curves.evaluated))
     if settings.profile is not None:
         traced = _profiled_steps(settings.profile, total_steps)
         actions.append(Profile(*traced, directory / PROFILE_FOLDER))
@@ -242,7 +286,7 @@ def _trainer(
             directory,
             configuration=_configuration(settings, total_steps),
             keep=settings.keep_last,
-            known=[FLAGS_FILE, RESULT_FILE, PROFILE_FOLDER],
+            known=[FLAGS_FILE, RESULT_FILE, PROFILE_FOLDER, RECORDS_FOLDER, CURVES_FOLDER],
             allow_change=settings.allow_change,
             fresh=settings.fresh,
             rebuild={"flags": settings.to_flagfile().splitlines()},
@@ -251,6 +295,7 @@ def _trainer(
         steps_per_call=settings.steps_per_call or None,
         evaluate_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
+        writers=[] if curves is None else [curves],
         on_nonfinite=settings.on_nonfinite,
         max_nonfinite=settings.max_nonfinite,
         stall_seconds=settings.stall_seconds,
@@ -298,50 +343,3 @@ def _fresh_directory(settings: Settings) -> Path:
             ) from error
         return path
     raise InputError("--directory", expected="a free name", found=name, mend="give --directory")
-
-
-def _result(trainer: loop.Trainer, evaluation: dict[str, float]) -> dict[str, Any]:
-    meter = trainer.meter
-    return {
-        "step": int(trainer.global_step),
-        "train_loss": None if trainer.rows is None else float(trainer.rows["loss"][-1]),
-        "test_loss": evaluation["loss"],
-        "test_accuracy": evaluation["accuracy"],
-        "state_sha256": checkpoint.state_sha256(trainer.state),
-        "compile": trainer.mode,
-        "steps_per_call": trainer.steps_per_call,
-        "traces": trainer.traces,
-        "examples_per_second": meter.examples_per_second,
-        "seconds": dict(meter.seconds),
-        "peak_rss_bytes": peak_rss_bytes(),
-        "interrupted": trainer.stop_signal,
-        "stopped": trainer.stop_reason,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": metadata.version("keras"),
-            "numpy": np.__version__,
-            "tapestep": metadata.version("tapestep"),
-        },
-    }
-
-
-def _show(result: dict[str, Any], directory: Path) -> None:
-    seconds = result["seconds"]
-    rich.print(
-        summary(
-            {
-                "step": str(result["step"]),
-                "train loss": "-"
-                if result["train_loss"] is None
-                else f"{result['train_loss']:.4f}",
-                "test loss": f"{result['test_loss']:.4f}",
-                "test accuracy": f"{result['test_accuracy']:.4f}",
-                "examples/s": f"{result['examples_per_second']:,.0f}",
-                "seconds": "  ".join(f"{name} {spent:.2f}" for name, spent in seconds.items()),
-                "compile": f"{result['compile']}, {result['steps_per_call']} steps a call",
-                "directory": str(directory),
-            },
-            "interrupted" if result["interrupted"] else "done",
-        )
-    )

@@ -88,6 +88,15 @@ BEGIN_AND_END = (
 )
 EVALUATION = (
     Flag(
+        "metrics",
+        "evaluation",
+        "text",
+        None,
+        "What to compute over the test examples besides loss and accuracy: top_K; confusion, the"
+        " matrix of label by choice; auc_C, how well class C is told from the others.",
+        shown="NAME,NAME,...",
+    ),
+    Flag(
         "monitor",
         "evaluation",
         "choice",

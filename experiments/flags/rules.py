@@ -8,11 +8,20 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from experiments.errors import InputError, alternatives
-from experiments.flags import outer, table
+from experiments.flags import metrics, outer, table
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
 _PATHS = (
-    *("directory", "data_dir", "dump_weights", "init_from", "profile", "predict", "export"),
+    *(
+        "directory",
+        "data_dir",
+        "records",
+        "dump_weights",
+        "init_from",
+        "profile",
+        "predict",
+        "export",
+    ),
     "find_learning_rate",
 )
 
@@ -197,13 +206,16 @@ def _check_paths(values: dict[str, Any]) -> None:
             )
     if values["profile"] is not None:
         profiled_steps(values["profile"])
-    if values["directory"] is not None and not _can_be_folder(values["directory"]):
-        raise InputError(
-            f"--directory={values['directory']}",
-            expected="a folder, or a path where one can be made",
-            found="a file on the way",
-            mend="choose another path",
-        )
+    if values["metrics"] is not None:
+        metrics.parsed(values["metrics"])
+    for name in ("directory", "records"):
+        if values[name] is not None and not _can_be_folder(values[name]):
+            raise InputError(
+                f"--{name}={values[name]}",
+                expected="a folder, or a path where one can be made",
+                found="a file on the way",
+                mend="choose another path",
+            )
     _check_data_dir(values)
     for name in ("dump_weights", "predict"):
         _check_archive(name, values[name])

@@ -136,6 +136,14 @@ RUN = (
     ),
     Flag("log_every", "run", "int", 100, "Steps between log lines.", low=1, high=INT64_MAX),
     Flag(
+        "tensorboard",
+        "run",
+        "bool",
+        False,
+        "Write the numbers of every step and evaluation for TensorBoard, into tensorboard/ of the"
+        " run's directory.",
+    ),
+    Flag(
         "eval_every",
         "run",
         "int",

@@ -25,6 +25,8 @@ class Settings:
     dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"]
     data_dir: str | None
     download: bool
+    feed: Literal["resident", "records"]
+    records: str | None
     model: Literal["cnn", "mlp", "keras_cnn", "resnet"]
     dropout: float
     batch_norm: Literal["replica", "synchronized"]
@@ -68,11 +70,13 @@ class Settings:
     seed: int
     directory: str | None
     log_every: int
+    tensorboard: bool
     eval_every: int
     checkpoint_every: int
     dump_weights: str | None
     ema: float
     lookahead: int
+    metrics: str | None
     monitor: Literal["loss", "accuracy"]
     early_stop: int
     keep_best: int

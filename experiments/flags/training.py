@@ -6,6 +6,7 @@ from experiments.flags.flag import INT64_MAX, Flag
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 MODELS = ("cnn", "mlp", "keras_cnn", "resnet")
+FEEDS = ("resident", "records")
 OPTIMIZERS = (
     "sgd",
     "momentum",
@@ -68,6 +69,25 @@ DATA = (
         False,
         "Fetch missing files into --data_dir, verified by SHA-256.",
         only_with=_NOT_DIGITS,
+    ),
+    Flag(
+        "feed",
+        "data",
+        "choice",
+        "resident",
+        "Where the steps take their examples from: arrays on the device, or TFRecord shards, which"
+        " are read while they train. The examples, and so the run, are the same.",
+        FEEDS,
+    ),
+    Flag(
+        "records",
+        "data",
+        "text",
+        None,
+        "The folder of the shards, written there if absent; records/ of the run's directory by"
+        " default.",
+        only_with=("feed", ("records",)),
+        shown="FOLDER",
     ),
 )
 MODEL = (
