@@ -5,23 +5,31 @@
     python -m experiments.benchmark replicas --json=FILE [--quick]
     python -m experiments.benchmark start_up --json=FILE [--quick]
     python -m experiments.benchmark overhead --json=FILE [--quick]
+    python -m experiments.benchmark auto --json=FILE [--quick] [--workloads=...]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
 `kernels` our kernels against TensorFlow's plain forms and Keras's layers, `replicas` training on
 two virtual CPUs; `start_up` times the wait until the first and the hundredth step, `overhead` what
-the loop itself costs a call. Every contender runs in each of at least five rounds, and a ratio is
-the median over the rounds of ours / theirs.
+the framework itself costs a call; `auto` races what `--compile=auto` chooses against every setting
+it could have chosen. Every contender runs in each of at least five rounds, and a ratio is the
+median over the rounds of ours / theirs. A contender that is not ready within --limit_seconds, or
+whose rounds would last longer, is a row that says so.
+
+--quick ends within 3 minutes on two cores with nothing else running: `steps` then races `tiny` and
+`mlp`, every peer. Each benchmark ends with its tables in Markdown; `python -m
+experiments.benchmark.tables FILE...` makes them again, of several files together.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 from typing import Any
 
 from absl import app, flags
 
-from experiments.benchmark import race, start_up, timing, workloads
+from experiments.benchmark import auto, race, start_up, tables, timing, workloads
 from experiments.entry import run_main
 from experiments.errors import InputError, alternatives
 
@@ -33,8 +41,11 @@ _WORKLOADS = flags.DEFINE_list(
 _PEERS = flags.DEFINE_list("peers", [], f"of {', '.join(race.CONTENDERS)}; all if empty")
 _ROUNDS = flags.DEFINE_integer("rounds", timing.MIN_ROUNDS, "rounds", lower_bound=timing.MIN_ROUNDS)
 _SECONDS = flags.DEFINE_float("round_seconds", 1.0, "a contender's time in a round", lower_bound=0)
+_LIMIT = flags.DEFINE_float(
+    "limit_seconds", race.LIMIT_SECONDS, "until a contender is ready, and for its rounds", 1
+)
 
-QUICK_WORKLOADS = ("tiny",)
+QUICK_WORKLOADS = ("tiny", "mlp")
 QUICK_SECONDS = 0.3
 
 
@@ -56,7 +67,14 @@ def _steps() -> dict[str, Any]:
     peers = _selected("peers", _PEERS.value, list(race.CONTENDERS), list(race.CONTENDERS))
     seconds = QUICK_SECONDS if _QUICK.value else _SECONDS.value
     chosen = _selected("workloads", _WORKLOADS.value, known, default)
-    return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
+    return race.run(
+        peers,
+        chosen,
+        rounds=_ROUNDS.value,
+        seconds=seconds,
+        limit=_LIMIT.value,
+        save=functools.partial(_save, "steps"),
+    )
 
 
 def _replicas() -> dict[str, Any]:
@@ -66,7 +84,19 @@ def _replicas() -> dict[str, Any]:
         "workloads", _WORKLOADS.value, list(workloads.WORKLOADS), list(race.REPLICA_WORKLOADS)
     )
     seconds = QUICK_SECONDS if _QUICK.value else _SECONDS.value
-    return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds)
+    return race.run(peers, chosen, rounds=_ROUNDS.value, seconds=seconds, limit=_LIMIT.value)
+
+
+def _auto() -> dict[str, Any]:
+    known = list(workloads.WORKLOADS)
+    default = list(auto.QUICK_WORKLOADS) if _QUICK.value else known
+    return auto.run(
+        _selected("workloads", _WORKLOADS.value, known, default),
+        quick=_QUICK.value,
+        rounds=_ROUNDS.value,
+        seconds=QUICK_SECONDS if _QUICK.value else _SECONDS.value,
+        limit=_LIMIT.value,
+    )
 
 
 def _start_up() -> dict[str, Any]:
@@ -97,6 +127,7 @@ BENCHMARKS = {
     "replicas": _replicas,
     "start_up": _start_up,
     "overhead": _overhead,
+    "auto": _auto,
 }
 
 
@@ -122,6 +153,12 @@ def _parse(argv: list[str]) -> str:
     return str(names[0])
 
 
+def _save(name: str, result: dict[str, Any]) -> None:
+    """Writes the file; a long race does it after each workload."""
+    text = json.dumps({"benchmark": name, **result}, indent=1)
+    pathlib.Path(_JSON.value).write_text(text + "\n", encoding="utf-8")
+
+
 def main(argv: list[str]) -> None:
     """Runs the named benchmark and writes its result."""
     name = _parse(argv)
@@ -136,7 +173,9 @@ def main(argv: list[str]) -> None:
             found=f"{path}: {error.strerror}",
             mend="name another file",
         ) from error
-    path.write_text(json.dumps(BENCHMARKS[name](), indent=1) + "\n", encoding="utf-8")
+    result = BENCHMARKS[name]()
+    _save(name, result)
+    print(f"\n{tables.render(name, result['rows'])}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What the loop itself costs a call: ours against one hand-written function of the same maths.
+"""What the framework itself costs a call: ours minus a hand-written function of the same maths.
 
 The step does next to nothing: it adds a batch's mean to every variable. So the difference is the
-framework's: its Python, its arguments, its table of rows.
+framework's: its Python, its arguments, its table of rows, its finite check. `loop` is the compiled
+loop by itself, each call's input prepared in line; `trainer` is all that a user's run does a call
+(the next input prepared in a thread, the meter, the boundaries).
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from loop import distribute, feeds
 CALL_LENGTHS = (1, 8, 64)
 VARIABLES = (8, 1000)
 EXAMPLES, FEATURES, BATCH = 256, 8, 8
+GOAL_US = 100.0
+"""The most that the framework may cost a call of one step."""
 Compiler = Literal["graph", "xla"]
+COMPILERS: tuple[Compiler, ...] = ("graph", "xla")
+Measures = dict[str, Callable[[], float]]
 
 
 def _variables(count: int) -> list[tf.Variable]:
@@ -38,19 +44,49 @@ def _add(variables: list[tf.Variable], x: tf.Tensor) -> tf.Tensor:
     return mean
 
 
-def _ours(count: int, steps: int, compiler: Compiler) -> Callable[[], Any]:
+def _feed() -> feeds.Arrays:
+    return feeds.Arrays({"x": _data()}, batch_size=BATCH, shuffle=False)
+
+
+def _loop(count: int, steps: int, compiler: Compiler) -> Callable[[], Any]:
     """A call of the compiled loop: input prepared, run, rows on the host."""
     variables = _variables(count)
-    counter = loop.GlobalStep()
     compiled = compiling.CompiledLoop(
         lambda batch: {"loss": _add(variables, batch["x"])},
-        feeds.Arrays({"x": _data()}, batch_size=BATCH, shuffle=False),
+        _feed(),
         mode=compiler,
         steps_per_call=steps,
-        global_step=counter,
+        global_step=loop.GlobalStep(),
         replicas=distribute.single(),
     )
-    return lambda: compiled.run(compiled.prepare(int(counter), steps), steps)
+    step = 0  # a trainer too counts on the host
+
+    def call() -> None:
+        nonlocal step
+        compiled.run(compiled.prepare(step, steps), steps)
+        step += steps
+
+    return call
+
+
+def _trainer(count: int, steps: int, compiler: Compiler) -> Callable[[int], None]:
+    """Calls of a trainer without a directory: (how many) -> None."""
+    variables = _variables(count)
+    trainer = loop.Trainer(
+        step=lambda batch: {"loss": _add(variables, batch["x"])},
+        feed=_feed(),
+        state={f"v{i}": variable for i, variable in enumerate(variables)},
+        compile=compiler,
+        steps_per_call=steps,
+    )
+    step = 0
+
+    def train(calls: int) -> None:
+        nonlocal step
+        step += calls * steps
+        trainer.train(until=step)
+
+    return train
 
 
 def _bare(count: int, steps: int, compiler: Compiler) -> Callable[[], Any]:
@@ -74,6 +110,38 @@ def _bare(count: int, steps: int, compiler: Compiler) -> Callable[[], Any]:
     return lambda: function(data, tf.constant(steps)).numpy()
 
 
+def _measures(count: int, steps: int, compiler: Compiler, seconds: float) -> Measures:
+    """Form -> milliseconds a call in a round of about `seconds`; compiled before."""
+    calls = {"loop": _loop(count, steps, compiler), "bare": _bare(count, steps, compiler)}
+    for call in calls.values():
+        call()
+    measures = {
+        name: timing.per_call(call, timing.calls_for(call, seconds)) for name, call in calls.items()
+    }
+    train = _trainer(count, steps, compiler)
+    train(2)  # the first call of a trainer is of one step, to be timed
+    # One `train` of as many calls as the loop's: what it does once is spread over them.
+    number = timing.calls_for(calls["loop"], seconds)
+    once = timing.per_call(lambda: train(number), 1)
+    return {**measures, "trainer": lambda: once() / number}
+
+
+def _row(about: dict[str, Any], ours: list[float], bare: list[float]) -> dict[str, Any]:
+    differences = [(a - b) * 1e3 for a, b in zip(ours, bare, strict=True)]
+    framework = timing.summarize(differences)
+    return {
+        **about,
+        "ours_us_per_call": timing.summarize(ours).median * 1e3,
+        "bare_us_per_call": timing.summarize(bare).median * 1e3,
+        "framework_us": framework.median,
+        "framework_us_min": framework.minimum,
+        "framework_us_max": framework.maximum,
+        "framework_us_per_step": framework.median / about["steps_per_call"],
+        "goal_us": GOAL_US if about["steps_per_call"] == 1 else None,
+        "ratio": timing.median_ratio(ours, bare),
+    }
+
+
 def run(*, quick: bool, rounds: int) -> dict[str, Any]:
     """Times a call at each length and number of variables; what goes into the JSON file.
 
@@ -83,35 +151,14 @@ def run(*, quick: bool, rounds: int) -> dict[str, Any]:
     """
     rows = []
     for count in VARIABLES[:1] if quick else VARIABLES:
-        for compiler in ("graph", "xla"):
+        for compiler in COMPILERS:
             for steps in CALL_LENGTHS:
-                runs = {
-                    "ours": _ours(count, steps, compiler),
-                    "bare": _bare(count, steps, compiler),
-                }
-                for each in runs.values():
-                    each()
-                seconds = 0.05 if quick else 0.3
-                measures = {
-                    name: timing.per_call(each, timing.calls_for(each, seconds))
-                    for name, each in runs.items()
-                }
+                measures = _measures(count, steps, compiler, 0.05 if quick else 0.3)
                 measured = timing.interleave(measures, rounds)
-                ours, bare = (timing.summarize(measured[name]).median for name in runs)
-                row = {
-                    "variables": count,
-                    "target": compiler,
-                    "steps_per_call": steps,
-                    "ours_us_per_call": ours * 1e3,
-                    "bare_us_per_call": bare * 1e3,
-                    "overhead_us_per_call": (ours - bare) * 1e3,
-                    "ratio": timing.median_ratio(measured["ours"], measured["bare"]),
-                }
-                rows.append(row)
-                print(
-                    f"{count:5} variables {compiler:5} K={steps:3}: ours {ours * 1e3:9.0f} us a"
-                    f" call, bare {bare * 1e3:9.0f}, difference {(ours - bare) * 1e3:8.0f}",
-                    flush=True,
-                )
+                about = {"variables": count, "target": compiler, "steps_per_call": steps}
+                rows += [
+                    _row({**about, "form": form}, measured[form], measured["bare"])
+                    for form in ("loop", "trainer")
+                ]
     result: dict[str, Any] = {"machine": machine.describe(), "versions": machine.versions()}
     return {**result, "rounds": rounds, "rows": rows}

@@ -60,11 +60,6 @@ def run(names: Sequence[str], workload_names: Sequence[str], *, rounds: int) -> 
             measures = {name: _measure(name, workload, caches, step_100) for name in present}
             first = timing.interleave(measures, rounds)
             rows += [_row(workload.name, name, first, step_100) for name in present]
-    for row in rows:
-        print(
-            f"{row['workload']:8} {row['contender']:14} first step {row['first_step_s']:6.2f} s"
-            f"   step 100 {row['step_100_s']:6.2f} s   ratio {row['ratio']}"
-        )
     for line in missing:
         print(f"missing: {line}")
     result: dict[str, Any] = {"machine": machine.describe(), "versions": machine.versions()}
