@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,6 +42,25 @@ def feed(folder: Path, data: Dataset, **options: Any) -> loop.feeds.Records:
       InputError: as `paths`, and on a shard that is damaged where opening sees it.
     """
     files = paths(folder, data)
+    try:
+        return stream(files, data.image_shape, **options)
+    except loop.feeds.FeedError as error:
+        _refuse(folder / data.name, "sound shards", error)
+
+
+def stream(
+    files: Sequence[Path], image_shape: tuple[int, int, int], **options: Any
+) -> loop.feeds.Records:
+    """Streams the examples of these shards.
+
+    Args:
+      files: in the order of their numbers.
+      image_shape: height, width, channels.
+      **options: of `loop.feeds.Records`.
+
+    Raises:
+      FeedError: on a shard that is damaged where opening sees it.
+    """
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         features = tf.io.parse_example(
@@ -53,14 +72,11 @@ def feed(folder: Path, data: Dataset, **options: Any) -> loop.feeds.Records:
         )
         pixels = tf.io.decode_raw(features["image"], tf.uint8)
         return {
-            "image": tf.reshape(pixels, [-1, *data.image_shape]),
+            "image": tf.reshape(pixels, [-1, *image_shape]),
             "label": tf.cast(features["label"], tf.int32),
         }
 
-    try:
-        return loop.feeds.Records(files, parse, **options)
-    except loop.feeds.FeedError as error:
-        _refuse(folder / data.name, "sound shards", error)
+    return loop.feeds.Records(files, parse, **options)
 
 
 def paths(folder: Path, data: Dataset, *, shard_bytes: int = SHARD_BYTES) -> list[Path]:
