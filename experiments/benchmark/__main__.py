@@ -5,15 +5,17 @@
     python -m experiments.benchmark replicas --json=FILE [--quick]
     python -m experiments.benchmark start_up --json=FILE [--quick]
     python -m experiments.benchmark overhead --json=FILE [--quick]
+    python -m experiments.benchmark feeds --json=FILE [--quick]
     python -m experiments.benchmark auto --json=FILE [--quick] [--workloads=...]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
 `kernels` our kernels against TensorFlow's plain forms and Keras's layers, `replicas` training on
 two virtual CPUs; `start_up` times the wait until the first and the hundredth step, `overhead` what
 the framework itself costs a call; `auto` races what `--compile=auto` chooses against every setting
-it could have chosen. Every contender runs in each of at least five rounds, and a ratio is the
-median over the rounds of ours / theirs. A contender that is not ready within --limit_seconds, or
-whose rounds would last longer, is a row that says so.
+it could have chosen, and `feeds` streamed TFRecords against resident arrays. Every contender runs
+in each of at least five rounds, and a ratio is the median over the rounds of ours / theirs. A
+contender that is not ready within --limit_seconds, or whose rounds would last longer, is a row that
+says so.
 
 --quick ends within 3 minutes on two cores with nothing else running: `steps` then races `tiny` and
 `mlp`, every peer. Each benchmark ends with its tables in Markdown; `python -m
@@ -99,6 +101,19 @@ def _auto() -> dict[str, Any]:
     )
 
 
+def _feeds() -> dict[str, Any]:
+    # Imports TensorFlow, which writes the shards.
+    from experiments.benchmark import feeds
+
+    known = ["cnn", "resnet20"]
+    seconds = feeds.QUICK_SECONDS if _QUICK.value else feeds.SECONDS
+    return feeds.run(
+        _selected("workloads", _WORKLOADS.value, known, list(feeds.WORKLOADS)),
+        rounds=_ROUNDS.value,
+        seconds=_SECONDS.value if _SECONDS.present else seconds,
+    )
+
+
 def _start_up() -> dict[str, Any]:
     known = list(start_up.CONTENDERS)
     peers = _selected("peers", _PEERS.value, known, known)
@@ -128,6 +143,7 @@ BENCHMARKS = {
     "start_up": _start_up,
     "overhead": _overhead,
     "auto": _auto,
+    "feeds": _feeds,
 }
 
 

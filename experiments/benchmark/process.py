@@ -84,6 +84,9 @@ class Process:
       caches: a folder for what it keeps for its next start; None for the user's own.
       start_up: measures its start alone, see `peers.worker`.
 
+    Attributes:
+      measured: what else the contender said that it has measured, with its last round.
+
     Raises:
       ContenderError: where its environment is not installed.
     """
@@ -108,6 +111,7 @@ class Process:
         command.append(f"--steps_per_call={steps_per_call}")
         if start_up:
             command.append(f"--started_at={time.time()!r}")
+        self.measured: dict[str, float] = {}
         self._contender = contender
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by __exit__
         self._started = time.perf_counter()
@@ -186,4 +190,5 @@ class Process:
         except BrokenPipeError:
             pass  # the missing answer says why
         answer = self.answer(seconds)
+        self.measured = answer["measured"]
         return float(answer["ms"]), int(answer["peak_rss_bytes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import tensorflow as tf
@@ -14,6 +15,9 @@ from loop import distribute, feeds, layers, optimizers, schedules
 
 # The race trains in short pieces; a user's run is one long one.
 _STEPS_TO_COME = 1_000_000
+
+
+MakeFeed = Callable[[workloads.Workload], feeds.Feed]
 
 
 class Model(loop.Module):
@@ -50,6 +54,12 @@ class Model(loop.Module):
         return kernel_models.logits(self.workload, weights, x, batch_norm)
 
 
+def resident_feed(workload: workloads.Workload) -> feeds.Feed:
+    """The workload's examples on the device, in the order of storage."""
+    x, y = workloads.examples(workload)
+    return feeds.Arrays({"x": x, "y": y}, batch_size=workload.batch, shuffle=False)
+
+
 class Tapestep:
     """A Trainer over a resident feed in the order of storage.
 
@@ -61,6 +71,7 @@ class Tapestep:
       sparse: what Adam does with the rows that a batch does not have.
       precision: "float32" or "mixed_bfloat16".
       replicas: where to train.
+      make_feed: what gives the batches, of "x" and "y".
 
     Attributes:
       compile: the mode in use.
@@ -78,6 +89,7 @@ class Tapestep:
         sparse: optimizers.base.Sparse = "exact",
         precision: str = "float32",
         replicas: distribute.Replicas | None = None,
+        make_feed: MakeFeed = resident_feed,
     ) -> None:
         replicas = replicas or distribute.single()
         with replicas.scope():
@@ -101,7 +113,6 @@ class Tapestep:
 
         self._losses: list[float] = []
         self._wanted = 0
-        x, y = workloads.examples(workload)
         clip = kernels.ClipByGlobalNorm(workloads.CLIP_NORM)
         with replicas.scope():
             step = loop.GradientStep(
@@ -109,7 +120,7 @@ class Tapestep:
             )
         self._trainer = loop.Trainer(
             step=step,
-            feed=feeds.Arrays({"x": x, "y": y}, batch_size=workload.batch, shuffle=False),
+            feed=make_feed(workload),
             state={"model": model, "optimizer": optimizer},
             compile=compile,
             steps_per_call=steps_per_call,
@@ -130,6 +141,10 @@ class Tapestep:
         self._wanted = count
         self._trainer.train(until=count)
         return self._losses
+
+    def measured(self) -> dict[str, float]:
+        """Seconds spent so far, by phase."""
+        return dict(self._trainer.meter.seconds)
 
     def run(self, steps: int) -> None:
         """Trains; every call ends with its rows on the host."""

@@ -5,7 +5,7 @@ Lines on stdin and stdout, one JSON object each way:
     worker: {"ready": {"compile_s": s, "losses": [...], "ms": ms, "steps_per_call": K,
              "compile": mode, "note": text, "versions": {...}}}
     parent: go N
-    worker: {"ms": milliseconds a step, "peak_rss_bytes": bytes}
+    worker: {"ms": milliseconds a step, "peak_rss_bytes": bytes, "measured": {name: number}}
     parent: quit
 
 With --started_at the worker measures its start instead, and ends after one line:
@@ -142,4 +142,6 @@ def serve(build: Build) -> None:
         order = line.split()
         if order[:1] != ["go"]:
             break
-        answer({"ms": _timed(contender, int(order[1])), "peak_rss_bytes": peak_rss_bytes()})
+        milliseconds = _timed(contender, int(order[1]))
+        measured: dict[str, float] = getattr(contender, "measured", dict)()
+        answer({"ms": milliseconds, "peak_rss_bytes": peak_rss_bytes(), "measured": measured})
