@@ -99,12 +99,15 @@ class RecordFiles:
         parts = [part for part in np.array_split(unique, self._threads) if len(part)]
         apply = map if self._pool is None else self._pool.map
         framed = list(itertools.chain.from_iterable(apply(self._read_sorted, parts)))
-        self._check(unique, framed)
-        data = [bytes(part[:-_FOOTER]) for part in framed]
+        data = [part[:-_FOOTER] for part in framed]
+        self._check(unique, data, [part[-_FOOTER:] for part in framed])
         return [data[index] for index in inverse.tolist()]
 
-    def _read_sorted(self, records: npt.NDArray[np.int64]) -> list[memoryview]:
-        """Data and footer of each record; neighbours in one read."""
+    def _read_sorted(self, records: npt.NDArray[np.int64]) -> list[bytes]:
+        """Data and footer of each record; neighbours in one read.
+
+        Copies: views would be objects of the garbage collector, which then runs every few calls.
+        """
         files = self._file_of(records)
         starts = self._starts[records]
         last = records + 1 == self._first[files + 1]
@@ -115,18 +118,19 @@ class RecordFiles:
         data = []
         for low, high in itertools.pairwise(cuts):
             base = begin[low]
-            read = memoryview(_pread(self._files[numbers[low]], end[high - 1] - base, base))
+            read = _pread(self._files[numbers[low]], end[high - 1] - base, base)
             for index in range(low, high):
                 data.append(read[begin[index] - base + _HEADER : end[index] - base])
         return data
 
-    def _check(self, records: npt.NDArray[np.int64], data: Sequence[memoryview]) -> None:
-        stored = [part[-_FOOTER:] for part in data]
+    def _check(
+        self, records: npt.NDArray[np.int64], data: Sequence[bytes], stored: Sequence[bytes]
+    ) -> None:
         short = np.array([len(part) != _FOOTER for part in stored])
         words = np.frombuffer(
             b"".join(part if len(part) == _FOOTER else bytes(_FOOTER) for part in stored), "<u4"
         )
-        computed = masked_crc32c([part[:-_FOOTER] for part in data])
+        computed = masked_crc32c(data)
         wrong = np.flatnonzero(short | (words != computed))
         if len(wrong):
             path, offset = self.locate(int(records[wrong[0]]))
