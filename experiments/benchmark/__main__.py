@@ -6,6 +6,7 @@
     python -m experiments.benchmark start_up --json=FILE [--quick]
     python -m experiments.benchmark overhead --json=FILE [--quick]
     python -m experiments.benchmark feeds --json=FILE [--quick]
+    python -m experiments.benchmark memory --json=FILE [--quick]
     python -m experiments.benchmark auto --json=FILE [--quick] [--workloads=...]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
@@ -15,7 +16,8 @@ the framework itself costs a call; `auto` races what `--compile=auto` chooses ag
 it could have chosen, and `feeds` streamed TFRecords against resident arrays. Every contender runs
 in each of at least five rounds, and a ratio is the median over the rounds of ours / theirs. A
 contender that is not ready within --limit_seconds, or whose rounds would last longer, is a row that
-says so.
+says so. `memory` times nothing: it streams an epoch of data four times as large as the memory that
+the process may have.
 
 --quick ends within 3 minutes on two cores with nothing else running: `steps` then races `tiny` and
 `mlp`, every peer. Each benchmark ends with its tables in Markdown; `python -m
@@ -114,6 +116,13 @@ def _feeds() -> dict[str, Any]:
     )
 
 
+def _memory() -> dict[str, Any]:
+    # Imports TensorFlow, which writes the records.
+    from experiments.benchmark import memory
+
+    return memory.run(ratio=memory.QUICK_RATIO if _QUICK.value else memory.RATIO)
+
+
 def _start_up() -> dict[str, Any]:
     known = list(start_up.CONTENDERS)
     peers = _selected("peers", _PEERS.value, known, known)
@@ -144,6 +153,7 @@ BENCHMARKS = {
     "overhead": _overhead,
     "auto": _auto,
     "feeds": _feeds,
+    "memory": _memory,
 }
 
 
