@@ -115,6 +115,7 @@ class CompiledLoop:
         self._columns: tuple[str, ...] = ()
         self._signature: dict[str, tuple[Any, Any]] = {}
         self._traced: Any = None
+        self._numbers: tuple[tuple[int, int, int], tf.Tensor] | None = None
         # With one replica XLA takes the whole loop; with several, regions inside each step.
         self.compiles_by_a_step = mode == "xla" and replicas.count > 1
         whole = mode == "xla" and not self.compiles_by_a_step
@@ -186,17 +187,19 @@ class CompiledLoop:
         return int(self._global_step)
 
     def signature(self) -> list[str]:
-        """The dtypes and shapes of a call's arguments: one kind of step told from another."""
-        arguments = self._arguments(self.prepare(0, 0), 0, 0, 0)
-        local = [self._replicas.first(argument) for argument in arguments]
+        """The dtypes and shapes of what a call reads: one kind of step told from another."""
+        inputs = (self._resident, self.prepare(0, 0), self._positions)
+        local = [self._replicas.first(one) for one in inputs]
         return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
 
     def _arguments(
         self, chunk: Any, count: int, max_nonfinite: int, streak: int
     ) -> tuple[Any, ...]:
-        # One tensor: at one step a call, each argument's conversion is felt.
-        numbers = tf.constant([count, max_nonfinite, streak], tf.int32)
-        return (self._resident, chunk, self._positions, self._seed, numbers)
+        # One tensor, kept while it does not change: at one step a call a new one is felt.
+        key = (count, max_nonfinite, streak)
+        if self._numbers is None or self._numbers[0] != key:
+            self._numbers = (key, tf.constant(key, tf.int32))
+        return (chunk, self._numbers[1])
 
     def _guard(self, chunk: Any) -> None:
         """Refuses a call that would be traced anew, and names the argument that changed."""
@@ -219,21 +222,14 @@ class CompiledLoop:
                 "chunks must keep their shapes and dtypes"
             )
 
-    def _steps(
-        self,
-        resident: Any,
-        chunk: Any,
-        positions: Any,
-        seed: tf.Tensor,
-        numbers: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _steps(self, chunk: Any, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The call: a loop over steps. Traced, unless in eager mode.
 
+        What no call changes (resident data, positions, seed) the trace captures: as arguments they
+        would be looked at again at each call.
+
         Args:
-          resident: the feed's, per replica.
           chunk: from `prepare`, per replica.
-          positions: each example's in the global batch, per replica.
-          seed: int64 scalar.
           numbers: int32 [3]: steps to run, non-finite steps in a row allowed, and so far.
 
         Returns:
@@ -256,7 +252,7 @@ class CompiledLoop:
             global_step = self._global_step.read()
             packed = self._replicas.first(
                 self._replicas.run(
-                    self._replica_step, resident, chunk, positions, seed, global_step, row
+                    self._replica_step, self._resident, chunk, self._positions, global_step, row
                 )
             )
             values, finite, overflow = packed
@@ -281,14 +277,13 @@ class CompiledLoop:
         resident: dict[str, tf.Tensor],
         chunk: dict[str, tf.Tensor],
         positions: tf.Tensor,
-        seed: tf.Tensor,
         global_step: tf.Tensor,
         row: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """One step on one replica: batch, hooks, step; its row, finite?, overflow?"""
         replicas = self._replicas
         context = StepContext(
-            seed=seed,
+            seed=self._seed,
             global_step=global_step,
             positions=positions,
             mask=chunk["mask"][row] if "mask" in chunk else None,

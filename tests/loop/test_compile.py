@@ -267,6 +267,6 @@ def test_a_second_trace_is_an_error():
     compiled = _loop(lambda batch: {"number": batch["number"]}, _counting_feed(), "graph")
     _run(compiled, 0, 2)
     arguments = list(compiled._arguments(compiled.prepare(2, 2), 2, 0, 0))
-    arguments[4] = tf.constant([2, 0, 0], tf.int64)
+    arguments[1] = tf.constant([2, 0, 0], tf.int64)
     with pytest.raises(RuntimeError, match="a second trace of one signature"):
         compiled._call(*arguments)
