@@ -19,8 +19,9 @@ contender that is not ready within --limit_seconds, or whose rounds would last l
 says so. `memory` times nothing: it streams an epoch of data four times as large as the memory that
 the process may have.
 
---quick ends within 3 minutes on two cores with nothing else running: `steps` then races `tiny` and
-`mlp`, every peer. Each benchmark ends with its tables in Markdown; `python -m
+--quick ends within 3 minutes on two cores with nothing else running: `steps` then races every peer
+on `tiny`, and on `mlp` those that neither search nor compile for long (no keras_best, torch_compile
+or tapestep_bf16). Each benchmark ends with its tables in Markdown; `python -m
 experiments.benchmark.tables FILE...` makes them again, of several files together.
 """
 
@@ -50,6 +51,8 @@ _LIMIT = flags.DEFINE_float(
 )
 
 QUICK_WORKLOADS = ("tiny", "mlp")
+# Half a minute of searching and compiling; --workloads=mlp has them.
+QUICK_LEFT_OUT = {"mlp": ("keras_best", "torch_compile", race.OURS_BFLOAT16)}
 QUICK_SECONDS = 0.3
 
 
@@ -77,6 +80,7 @@ def _steps() -> dict[str, Any]:
         rounds=_ROUNDS.value,
         seconds=seconds,
         limit=_LIMIT.value,
+        left_out=QUICK_LEFT_OUT if _QUICK.value and not (_WORKLOADS.value or _PEERS.value) else {},
         save=functools.partial(_save, "steps"),
     )
 

@@ -229,6 +229,25 @@ def test_a_missing_peer_is_one_line(
     assert "\n" not in outcome.missing[0]
 
 
+def test_a_race_can_leave_contenders_out_of_a_workload(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """As --quick does of `mlp`; and what is done so far is saved after each workload."""
+    monkeypatch.setattr(process.install_peers, "DIRECTORY", tmp_path)
+    saved: list[int] = []
+    result = race.run(
+        ["jax_scan", "torch_eager"],
+        ["tiny", "mlp"],
+        rounds=5,
+        seconds=1.0,
+        left_out={"mlp": ("jax_scan",)},
+        save=lambda so_far: saved.append(len(so_far["missing"])),
+    )
+    tried = [line.split(": not installed")[0] for line in result["missing"]]
+    assert tried == ["tiny: jax_scan", "tiny: torch_eager", "mlp: torch_eager"]
+    assert saved == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
