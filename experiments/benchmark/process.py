@@ -190,5 +190,5 @@ class Process:
         except BrokenPipeError:
             pass  # the missing answer says why
         answer = self.answer(seconds)
-        self.measured = answer["measured"]
+        self.measured = answer.get("measured", {})
         return float(answer["ms"]), int(answer["peak_rss_bytes"])
