@@ -112,7 +112,7 @@ ready = dict(compile_s=1, losses=[2.0], ms=float(sys.argv[3]), steps_per_call=2,
 print(json.dumps({"ready": ready}), flush=True)
 for line in sys.stdin:
     time.sleep(float(sys.argv[2]))
-    print(json.dumps({"ms": 4.0, "peak_rss_bytes": 7}), flush=True)
+    print(json.dumps({"ms": 4.0, "peak_rss_bytes": 7, "measured": {}}), flush=True)
 """
 
 
