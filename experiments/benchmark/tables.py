@@ -144,7 +144,8 @@ def steps(rows: Sequence[Row]) -> list[str]:
         if "skipped" in row
     ]
     tables = [
-        "Against the goals; bold: missed.\n\n" + goals(rows),
+        "Against the goals; bold: missed. On embedding PyTorch, whose Adam moves the batch's rows"
+        " alone, is compared with `tapestep_lazy`.\n\n" + goals(rows),
         "Milliseconds a step, median (least-most); bold: ours divided by that contender.\n\n"
         + _matrix(rows, _times),
         "Compilation and first call, peak resident set.\n\n" + _matrix(rows, _costs),
