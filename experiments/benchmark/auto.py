@@ -141,6 +141,4 @@ def run(
         shown = [{"compile": compile, "steps_per_call": steps} for compile, steps in choices]
         result["choices"].append({"workload": name, "tries": shown})
         result["missing"] += referee.missing
-        for line in referee.missing:
-            print(f"missing: {line}", flush=True)
     return result

@@ -305,7 +305,6 @@ def print_table(outcome: Outcome) -> None:
     print(f" {'compile s':>9} {'RSS MB':>7}")
     for row in outcome.rows:
         if "skipped" in row:
-            print(f"{row['workload']:12} {row['contender']:14} skipped: {row['skipped']}")
             continue
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         print(
@@ -315,5 +314,3 @@ def print_table(outcome: Outcome) -> None:
         )
     if not outcome.check["agree"]:
         print(f"first losses differ by too much: {outcome.check['difference']}")
-    for line in outcome.missing:
-        print(f"missing: {line}", flush=True)

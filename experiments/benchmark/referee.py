@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from absl import logging
-
 from experiments.benchmark import timing
 from experiments.benchmark.process import ContenderError, Process, Ready, TooSlowError
 
@@ -82,7 +80,7 @@ class Referee:
             )
             return
         self.ready[name] = ready
-        logging.info("%s %s: ready in %.1f s", self._workload, name, ready.start_s)
+        print(f"{self._workload} {name}: ready in {ready.start_s:.1f} s", flush=True)
 
     def race(self, names: Sequence[str]) -> dict[str, list[float]]:
         """Milliseconds a step in each round, of those of `names` that are alive to the end."""
@@ -116,10 +114,12 @@ class Referee:
 
     def _skip(self, name: str, reason: str) -> None:
         self.skipped[name] = reason
+        print(f"{self._workload} {name}: skipped: {reason}", flush=True)
         self._remove(name)
 
     def _fail(self, name: str, error: ContenderError) -> None:
         self.missing.append(f"{self._workload}: {error}")
+        print(f"missing: {self._workload}: {error}", flush=True)
         self._remove(name)
 
     def _remove(self, name: str) -> None:
