@@ -6,6 +6,7 @@ and read from the page cache: what is measured is our reading, checking and pars
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Sequence
@@ -24,12 +25,26 @@ SECONDS, QUICK_SECONDS = 10.0, 2.0
 for."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Noted:
+    """What a round told besides its time.
+
+    Attributes:
+      waiting: the share of its time that it waited for the feed.
+      cpu_ms: a step's, of all threads together, those that read and parse included.
+      peak_rss_bytes: so far.
+    """
+
+    waiting: float
+    cpu_ms: float
+    peak_rss_bytes: int
+
+
 def row(
     workload: str,
     feed: str,
     milliseconds: dict[str, list[float]],
-    waiting: Sequence[float],
-    peak_rss_bytes: int,
+    noted: Sequence[Noted],
     ready: Ready,
 ) -> dict[str, Any]:
     """A feed's row; its ratio is its steps a second divided by the resident feed's, by rounds."""
@@ -46,23 +61,22 @@ def row(
         "ratio": middle,
         "ratio_q1": low,
         "ratio_q3": high,
-        "waiting": statistics.median(waiting),
-        "peak_rss_bytes": peak_rss_bytes,
+        "waiting": statistics.median(each.waiting for each in noted),
+        "cpu_ms": statistics.median(each.cpu_ms for each in noted),
+        "peak_rss_bytes": noted[-1].peak_rss_bytes,
         "compile": ready.compile,
     }
 
 
-def _measure(
-    process: Process, steps: int, waiting: list[float], peaks: list[int]
-) -> Callable[[], float]:
-    """A round: its milliseconds a step; notes the share of time that waited for the feed."""
+def _measure(process: Process, steps: int, noted: list[Noted]) -> Callable[[], float]:
+    """A round: its milliseconds a step; notes the rest."""
 
     def measure() -> float:
-        before = process.measured.get("input", 0.0)
+        before = dict(process.measured)
         milliseconds, peak = process.go(steps)
-        spent = process.measured["input"] - before
-        waiting.append(spent / (milliseconds * steps / 1e3))
-        peaks.append(peak)
+        spent = {name: value - before.get(name, 0.0) for name, value in process.measured.items()}
+        waiting = spent["input"] / (milliseconds * steps / 1e3)
+        noted.append(Noted(waiting, spent["cpu"] * 1e3 / steps, peak))
         return milliseconds
 
     return measure
@@ -70,8 +84,7 @@ def _measure(
 
 def _race(workload: workloads.Workload, *, rounds: int, seconds: float) -> dict[str, Any]:
     """Rows of one workload, and whether the feeds' first losses are equal."""
-    waiting: dict[str, list[float]] = {feed: [] for feed in FEEDS}
-    peaks: dict[str, list[int]] = {feed: [] for feed in FEEDS}
+    noted: dict[str, list[Noted]] = {feed: [] for feed in FEEDS}
     with fresh_caches() as caches:
         shards.paths(caches, fed.dataset(workload))
         start = functools.partial(Process, workload=workload.name, steps_per_call=0, caches=caches)
@@ -79,20 +92,14 @@ def _race(workload: workloads.Workload, *, rounds: int, seconds: float) -> dict[
             processes = {"resident": resident, "records": streamed}
             ready = {name: process.ready() for name, process in processes.items()}
             rounds_of = {
-                name: _measure(
-                    process, steps_a_round(ready[name], seconds), waiting[name], peaks[name]
-                )
+                name: _measure(process, steps_a_round(ready[name], seconds), noted[name])
                 for name, process in processes.items()
             }
-            for measure in rounds_of.values():
+            for feed, measure in rounds_of.items():
                 measure()
-            for noted in waiting.values():
-                noted.clear()
+                noted[feed].clear()
             measured = timing.interleave(rounds_of, rounds)
-    rows = [
-        row(workload.name, feed, measured, waiting[feed], peaks[feed][-1], ready[feed])
-        for feed in FEEDS
-    ]
+    rows = [row(workload.name, feed, measured, noted[feed], ready[feed]) for feed in FEEDS]
     losses = {name: one.losses for name, one in ready.items()}
     check = {"losses": losses, "equal": losses["resident"] == losses["records"]}
     return {"rows": rows, "check": {"workload": workload.name, **check}}

@@ -22,7 +22,8 @@ _READY = Ready(
 def test_a_ratio_is_of_steps_a_second_round_by_round() -> None:
     """Resident over streamed milliseconds of the same round: median and quartiles."""
     times = {"resident": [10.0, 20.0, 10.0, 40.0, 10.0], "records": [20.0, 25.0, 10.0, 80.0, 12.5]}
-    row = feeds.row("cnn", "records", times, [0.5, 0.1, 0.2, 0.0, 0.3], 7, _READY)
+    noted = [feeds.Noted(share, 40.0, 7) for share in (0.5, 0.1, 0.2, 0.0, 0.3)]
+    row = feeds.row("cnn", "records", times, noted, _READY)
     # Ratios 0.5, 0.8, 1, 0.5, 0.8.
     assert row["ratio"] == pytest.approx(0.8)
     assert (row["ratio_q1"], row["ratio_q3"]) == pytest.approx((0.5, 0.9))
@@ -38,6 +39,7 @@ def test_both_feeds_train_the_same_steps() -> None:
         assert 0 < row["ms_min"] <= row["ms"] <= row["ms_max"]
         assert 0 < row["ratio_q1"] <= row["ratio"] <= row["ratio_q3"]
         assert 0 <= row["waiting"] < 1
+        assert row["cpu_ms"] > 0
         assert row["peak_rss_bytes"] > 50e6
     assert result["rows"][0]["ratio"] == 1.0
     assert tables.render("feeds", result["rows"]).count("| cnn |") == 2
