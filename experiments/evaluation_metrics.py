@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from experiments.datasets import Dataset
@@ -54,13 +57,21 @@ class EvaluationMetrics:
         return values
 
 
+class _AUC(metrics.AUC):
+    """NaN where a score is: a run that diverges has such a loss too, and tells it elsewhere."""
+
+    def compute(self, state: Mapping[str, npt.NDArray[Any]]) -> float:
+        """The area, in [0, 1], or NaN."""
+        return math.nan if state["not_a_number"] else super().compute(state)
+
+
 def _metric(named: Named, data: Dataset) -> metrics.Metric:
     name, kind, number = named
     if kind == "top":
         return metrics.TopK(number)
     if kind == "confusion":
         return metrics.ConfusionMatrix(data.classes)
-    return metrics.AUC(label=f"{name}/label", score=f"{name}/score")
+    return _AUC(label=f"{name}/label", score=f"{name}/score")
 
 
 def _check(named: Named, data: Dataset) -> None:

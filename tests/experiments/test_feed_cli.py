@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from experiments import datasets, evaluation_metrics, flags, train, training
+from experiments import datasets, evaluation_metrics, flags, replay, train, training
 from experiments.errors import InputError
 from loop import distribute
 from tests.experiments import lines
@@ -89,6 +90,26 @@ def test_tensorboard_has_every_step_and_evaluation(resident):
     assert "test/confusion" not in curves
     assert list(curves["test/accuracy"]) == [20, 40, 60]
     assert curves["test/loss"][60] == np.float32(result["test_loss"])
+
+
+def test_a_run_that_diverged_has_an_evaluation(tmp_path):
+    """Logits that are not numbers have a loss and an area that are none: null in the file."""
+    options = ["--learning_rate=1e25", "--optimizer=sgd", "--on_nonfinite=skip", "--steps=3"]
+    assert _run(tmp_path / "run", *options, "--metrics=auc_7,top_3,confusion")["test_top_3"] >= 0
+    (line,) = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(line)["auc_7"] is None
+
+
+def test_a_streamed_run_is_replayed_without_its_shards(tmp_path, capsys):
+    """What failed on a streamed batch is computed again from the same examples; none is written."""
+    run, folder = tmp_path / "run", tmp_path / "shards"
+    options = [_STREAMED, f"--records={folder}", "--learning_rate=1e25", "--optimizer=sgd"]
+    assert train.main([*_RUN, f"--directory={run}", *options, "--steps=6"]) == 1
+    shutil.rmtree(folder)
+    (file,) = run.glob("nonfinite-*.json")
+    assert replay.main(["replay", str(file)]) == 0
+    assert "first value that is not finite" in capsys.readouterr().out
+    assert not folder.exists()
 
 
 def test_a_dry_run_keeps_no_shards(tmp_path, capsys, monkeypatch):
