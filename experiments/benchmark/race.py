@@ -62,8 +62,10 @@ ONLY_ON: dict[str, tuple[str, ...]] = {
 }
 
 # First losses further apart than this mean that two contenders do not compute the same thing. It
-# leaves room for float32 sums in another order and for the two places where Adam's epsilon stands.
-LOSS_TOLERANCE = 2e-3
+# leaves room for float32 sums in another order and for the two places where Adam's epsilon stands:
+# that alone parts TensorFlow's from optax's and PyTorch's by 5e-3 at the third step of `mlp`
+# (PyTorch with TensorFlow's epsilon at step 1, 1e-7 / sqrt(1 - beta2), has TensorFlow's loss).
+LOSS_TOLERANCE = 8e-3
 # bfloat16 has 8 bits: a rounding is 4e-3, and the logits' and the losses' partly cancel.
 BFLOAT16_TOLERANCE = 3e-2
 
