@@ -114,6 +114,18 @@ def run(settings: Settings, data: Dataset) -> int:
     logging.getLogger("loop").setLevel(logging.INFO)
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings)
+    try:
+        return _run_on(replicas, settings, data, total_steps)
+    except tf.errors.OpError as error:
+        lost = cluster.lost_worker(str(error.message)) if replicas.workers > 1 else None
+        if lost is None or settings.debug:
+            raise
+        _leave_lost_run(replicas, lost)
+
+
+def _run_on(
+    replicas: distribute.Replicas, settings: Settings, data: Dataset, total_steps: int
+) -> int:
     delivery.check(settings, replicas)
     if settings.dry_run or settings.find_learning_rate is not None:
         _run_without_training(settings, data, replicas, total_steps)
@@ -145,11 +157,6 @@ def run(settings: Settings, data: Dataset) -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed = isinstance(error, (loop.NonFiniteError, ExportError))
             return 1 if failed else EXIT_BAD_INPUT
-        except tf.errors.OpError as error:
-            lost = cluster.lost_worker(str(error.message)) if replicas.workers > 1 else None
-            if lost is None or settings.debug:
-                raise
-            _leave_lost_run(replicas, lost)
     return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
 
 

@@ -20,7 +20,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from loop.peers import Peers
+
 _HELLO = b"tapestep worker %d of %d\n"
+_SEEN = b"seen\n"
 _RETRY_SECONDS = 0.1
 # What gRPC, and TensorFlow's collectives and coordination, say when the other end is gone.
 _SIGNS_OF_LOSS = (
@@ -118,42 +121,51 @@ def from_environment(environment: Mapping[str, str]) -> Cluster | None:
     return from_slurm() if int(tasks) > 1 else None
 
 
-def meet(cluster: Cluster, *, seconds: float) -> None:
+def meet(cluster: Cluster, *, seconds: float) -> Peers:
     """Waits until every worker has reached every other one.
 
-    Each worker listens on its own address and calls on the others; it leaves when it has called on
+    Each worker listens on its own address and calls on the others; it goes on when it has called on
     all and all have called on it, so that nobody waits for one that has left. Then the port is free
-    for TensorFlow's server.
+    for TensorFlow's server; the connections stay, so that the end of a worker is seen.
 
     Args:
       cluster: the workers.
       seconds: how long to wait for all of them.
 
+    Returns:
+      The connections; to watch, or to close.
+
     Raises:
       ClusterError: names the workers that did not come, or the port that is taken.
     """
     others = {index for index in range(len(cluster.workers)) if index != cluster.index}
+    accepted: dict[int, socket.socket] = {}
+    made: dict[int, socket.socket] = {}
+    peers = Peers(cluster.index, cluster.workers, made, accepted)
     if not others:
-        return
+        return peers
     deadline = time.monotonic() + seconds
-    come: set[int] = set()
-    called: set[int] = set()
     with _listener(cluster) as listener:
         # Answering in a thread: two workers that call on each other must not wait for each other.
-        answers = threading.Thread(target=_answer, args=(listener, cluster, come), daemon=True)
+        answers = threading.Thread(target=_answer, args=(listener, cluster, accepted), daemon=True)
         answers.start()
-        while called | come != others or called != come:
+        while made.keys() != others or accepted.keys() != others:
             if time.monotonic() > deadline:
-                missing = sorted(others - (called & come))
+                peers.close()
+                missing = sorted(others - (made.keys() & accepted.keys()))
                 raise ClusterError(
                     f"worker {cluster.index}: after {seconds:g} s without "
                     + ", ".join(f"worker {i} at {cluster.workers[i]}" for i in missing)
                     + "; start all workers with one TF_CONFIG, or see why these did not start"
                 )
-            called |= {index for index in others - called if _call_on(cluster, index)}
+            for index in others - made.keys():
+                connection = _call_on(cluster, index)
+                if connection is not None:
+                    made[index] = connection
             time.sleep(_RETRY_SECONDS)
         listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
     answers.join()
+    return peers
 
 
 def lost_worker(message: str) -> str | None:
@@ -178,11 +190,21 @@ def lost_worker(message: str) -> str | None:
     return f"worker {remote.group(1) if remote else 'unknown'}: {reason}"
 
 
-def _answer(listener: socket.socket, cluster: Cluster, come: set[int]) -> None:
-    """Notes the workers that call, until the listener is shut down."""
-    while (index := _received(listener, cluster)) is not None:
-        if index >= 0:
-            come.add(index)
+def _answer(listener: socket.socket, cluster: Cluster, accepted: dict[int, socket.socket]) -> None:
+    """Keeps the connections of the workers that call, until the listener is shut down."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        index = _caller(connection, cluster)
+        if index is None:
+            connection.close()
+            continue
+        # One that calls again did not hear the answer, and has closed its end.
+        if index in accepted:
+            accepted[index].close()
+        accepted[index] = connection
 
 
 def _listener(cluster: Cluster) -> socket.socket:
@@ -196,31 +218,39 @@ def _listener(cluster: Cluster) -> socket.socket:
         ) from error
 
 
-def _call_on(cluster: Cluster, index: int) -> bool:
-    """Tells another worker that this one is here; whether it heard."""
-    try:
-        with socket.create_connection(_parts(cluster.workers[index]), timeout=1) as connection:
-            connection.sendall(_HELLO % (cluster.index, len(cluster.workers)))
-            connection.shutdown(socket.SHUT_WR)
-            return connection.recv(16) == b"seen"
-    except OSError:
-        return False
+def _call_on(cluster: Cluster, index: int) -> socket.socket | None:
+    """Tells another worker that this one is here; the connection, if it heard."""
+    with contextlib.ExitStack() as unless_heard, contextlib.suppress(OSError):
+        connection = socket.create_connection(_parts(cluster.workers[index]), timeout=1)
+        unless_heard.callback(connection.close)
+        connection.sendall(_HELLO % (cluster.index, len(cluster.workers)))
+        if connection.recv(len(_SEEN), socket.MSG_WAITALL) == _SEEN:
+            unless_heard.pop_all()
+            return connection
+    return None
 
 
-def _received(listener: socket.socket, cluster: Cluster) -> int | None:
-    """The worker that called; -1 for a stranger, None once the listener is shut down."""
-    try:
-        connection, _ = listener.accept()
-    except OSError:
-        return None
-    with connection, contextlib.suppress(OSError):
+def _caller(connection: socket.socket, cluster: Cluster) -> int | None:
+    """The worker that called, after an answer to it; None for a stranger."""
+    with contextlib.suppress(OSError):
         connection.settimeout(1)
-        hello = connection.makefile("rb").readline(64)
+        hello = _line(connection)
         for index in range(len(cluster.workers)):
             if hello == _HELLO % (index, len(cluster.workers)):
-                connection.sendall(b"seen")
+                connection.sendall(_SEEN)
                 return index
-    return -1
+    return None
+
+
+def _line(connection: socket.socket) -> bytes:
+    """What comes up to a newline, at most 64 bytes; no byte behind it is taken."""
+    line = b""
+    while len(line) < 64 and not line.endswith(b"\n"):
+        byte = connection.recv(1)
+        if not byte:
+            break
+        line += byte
+    return line
 
 
 def _parts(address: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,9 @@ import tensorflow as tf
 
 from loop.cluster import Cluster, ClusterError, meet
 from loop.cluster import from_environment as cluster_of
+from loop.peers import LOST_SECONDS
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -187,15 +191,24 @@ def split_cpu(count: int) -> None:
     tf.config.set_logical_device_configuration(cpu, parts)
 
 
-def multi_worker(cluster: Cluster | None = None, *, meet_seconds: float = 60.0) -> Replicas:
+def multi_worker(
+    cluster: Cluster | None = None,
+    *,
+    meet_seconds: float = 60.0,
+    lost_seconds: float = LOST_SECONDS,
+) -> Replicas:
     """This worker's part of a run on several processes or machines.
 
     TensorFlow's server then listens on this worker's port on every interface, and trusts whoever
     reaches it: keep the ports inside a network that you trust.
 
+    From here on a worker that is killed takes this process with it: if it has not ended by itself
+    `lost_seconds` later, it is killed with a line on stderr.
+
     Args:
       cluster: the workers; None for what TF_CONFIG or a Slurm job step names.
       meet_seconds: how long to wait for all of them.
+      lost_seconds: see `Peers.watch`.
 
     Raises:
       ClusterError: where no cluster is named, it is named wrongly, or a worker is absent.
@@ -203,7 +216,8 @@ def multi_worker(cluster: Cluster | None = None, *, meet_seconds: float = 60.0) 
     cluster = cluster or cluster_of(os.environ)
     if cluster is None:
         raise ClusterError("multi_worker: TF_CONFIG expected to name the workers, found unset")
-    meet(cluster, seconds=meet_seconds)
+    meet(cluster, seconds=meet_seconds).watch(seconds=lost_seconds)
+    _log.info("worker %d of %d: all workers are there", cluster.index, len(cluster.workers))
     # One job of workers, whatever TF_CONFIG calls them: worker 0 is the chief to TensorFlow too.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
@@ -211,7 +225,13 @@ def multi_worker(cluster: Cluster | None = None, *, meet_seconds: float = 60.0) 
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except tf.errors.OpError as error:
+        raise ClusterError(
+            f"worker {cluster.index}: TensorFlow cannot reach the workers that were there "
+            f"({str(error.message).splitlines()[0]}); start all of them again"
+        ) from error
     count, workers = strategy.num_replicas_in_sync, len(cluster.workers)
     local = count // workers
     ids = tuple(range(cluster.index * local, (cluster.index + 1) * local))

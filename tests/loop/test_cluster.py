@@ -120,7 +120,7 @@ def test_all_workers_meet_and_leave_their_ports_free():
 
     def meet(index):
         time.sleep(0.3 * index)
-        cluster.meet(Cluster(workers, index), seconds=20)
+        cluster.meet(Cluster(workers, index), seconds=20).close()
         host, port = workers[index].split(":")
         socket.create_server((host, int(port))).close()
 
@@ -166,7 +166,7 @@ def test_strangers_do_not_disturb_the_meeting():
     disturber = threading.Thread(target=disturb)
     disturber.start()
     try:
-        outcomes = _together(2, lambda i: cluster.meet(Cluster(workers, i), seconds=20))
+        outcomes = _together(2, lambda i: cluster.meet(Cluster(workers, i), seconds=20).close())
     finally:
         done.set()
         disturber.join()

@@ -87,7 +87,7 @@ def test_chunks_are_those_of_arrays(shards, options):
 
 @pytest.mark.parametrize(("replicas", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 4), (3, 1)])
 def test_partners_are_those_of_arrays(shards, replicas, accumulate):
-    """Both batches of every step, on slices and micro-batches, padded ones too; none is read twice."""
+    """Both batches of a step, on slices and micro-batches, padded ones too; none is read twice."""
     feeds = feed_runs.arrays_feed(partners=True), _feed(shards, partners=True)
     read = []
     original = feeds[1].files.read

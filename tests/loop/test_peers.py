@@ -1,0 +1,90 @@
+"""The end of a worker is seen by the others, however it ended and whatever they wait for."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+_WORKER = """
+import sys, time
+from loop import cluster
+index, ports = int(sys.argv[1]), sys.argv[2:4]
+workers = cluster.Cluster(tuple(f"127.0.0.1:{port}" for port in ports), index)
+"""
+
+
+def _start(index, ports, body):
+    return subprocess.Popen(
+        [sys.executable, "-c", _WORKER + textwrap.dedent(body), str(index), *map(str, ports)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _free_ports(count):
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [server.getsockname()[1] for server in servers]
+
+
+def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
+    """The strategy's constructor waits for it, deaf to signals; the process ends in one line."""
+    ports = _free_ports(2)
+    survivor = _start(
+        0,
+        ports,
+        """
+        from loop import distribute
+        distribute.multi_worker(workers, lost_seconds=2)
+        """,
+    )
+    victim = _start(
+        1,
+        ports,
+        """
+        peers = cluster.meet(workers, seconds=60)
+        print("met", flush=True)
+        time.sleep(600)
+        """,
+    )
+    with survivor, victim:
+        assert victim.stdout.readline() == "met\n"
+        time.sleep(3)
+        assert survivor.poll() is None
+        victim.kill()
+        began = time.monotonic()
+        _, errors = survivor.communicate(timeout=30)
+        assert time.monotonic() - began > 1.5
+    assert survivor.returncode == -signal.SIGKILL
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, errors
+    assert f"worker 0 of 2 lost worker 1 at 127.0.0.1:{ports[1]}" in lines[0]
+    assert "Traceback" not in errors
+
+
+def test_a_worker_that_is_done_may_go_first():
+    """One that ended of itself said so: the other goes on past the time it would have had."""
+    ports = _free_ports(2)
+    going = _start(
+        0,
+        ports,
+        """
+        peers = cluster.meet(workers, seconds=60)
+        peers.watch(seconds=0.5)
+        assert sys.stdin.readline() == "done\\n"
+        time.sleep(2)
+        print("went on")
+        """,
+    )
+    first = _start(1, ports, "cluster.meet(workers, seconds=60).watch(seconds=0.5)")
+    with going, first:
+        assert first.wait(90) == 0
+        output, errors = going.communicate("done\n", timeout=60)
+    assert (going.returncode, output) == (0, "went on\n"), errors
