@@ -314,8 +314,9 @@ def run_workers(folder: Path, victim: int | None, moment: float) -> str | None:
                 survivor.wait(MEETING_SECONDS)  # for a worker that never came
             waited = time.monotonic() - begin
             text = log.read_text(errors="replace")
-            if survivor.returncode and "Traceback" in text:
-                return f"a traceback after {waited:.0f} s: {text.strip().splitlines()[-1][:200]}"
+            if survivor.returncode and ("Traceback" in text or "error: " not in text):
+                last = (text.strip().splitlines() or [""])[-1][:200]
+                return f"no line but a traceback or nothing after {waited:.0f} s: {last}"
             return None
         statuses = [process.wait(LIMIT_SECONDS) for process in processes]
         return f"ended with {statuses}" if any(statuses) else None
