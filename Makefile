@@ -1,6 +1,6 @@
 # make train   sets up .venv and trains the default job
 # make test    sets up .venv and runs the tests
-# make torture causes every fault for real and prints a table: about two hours
+# make torture causes every fault for real and prints a table: about an hour
 # ARGS are passed on: make train ARGS="--dataset=fashion_mnist --epochs=5"
 
 PYTHON ?= python3
@@ -36,6 +36,11 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m experiments.benchmark steps --json=bench-steps.json $(ARGS)
 	$(BIN)/python -m experiments.benchmark kernels --json=bench-kernels.json $(ARGS)
 	$(BIN)/python -m experiments.benchmark replicas --json=bench-replicas.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark auto --json=bench-auto.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark overhead --json=bench-overhead.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark start_up --json=bench-start_up.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark feeds --json=bench-feeds.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark memory --json=bench-memory.json $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

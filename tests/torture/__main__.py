@@ -1,6 +1,6 @@
 """Every fault, caused for real, in one table: tried, survived, lost.
 
-    python -m tests.torture                # 200 kills, 300 corruptions, ...: about two hours
+    python -m tests.torture                # 200 kills, 300 corruptions, ...: about an hour
     python -m tests.torture --scale=0.1    # a tenth of each
 
 Exit status: 0 if all was survived, 1 if anything was lost, 2 if a tool is missing.
