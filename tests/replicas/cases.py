@@ -43,6 +43,7 @@ class Case:
         sums, otherwise rounded.
       poison: the example whose image is infinite; -1 for none.
       stepwise: record the state of every step; a run on several replicas starts each from these.
+      control_of: the stepwise case from whose states each step starts, on one replica too.
       bits: lay open the ids and random bits of the first steps.
       evaluated: also evaluate the trained model.
       cut: stop there and go on with a new trainer from the checkpoint; 0 for not.
@@ -61,6 +62,7 @@ class Case:
     permuted: bool = False
     poison: int = -1
     stepwise: bool = False
+    control_of: str = ""
     bits: bool = False
     evaluated: bool = False
     cut: int = 0

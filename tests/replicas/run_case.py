@@ -83,10 +83,10 @@ def _run(case: Case, replicas: Replicas, out: pathlib.Path) -> None:
     single = replicas.count == 1
     training = Training(case, replicas)
     found: dict[str, Any] = {}
-    if case.stepwise and single:
+    if case.stepwise and single and not case.control_of:
         found |= _every_state(training)
     elif case.stepwise:
-        reference = np.load(out / f"{case.name}-1.npz")
+        reference = np.load(out / f"{case.control_of or case.name}-1.npz")
         found |= _step_by_step(training, reference)
     training.trainer.train(until=case.steps)
     found |= {f"state/{name}": value for name, value in training.state().items()}
