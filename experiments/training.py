@@ -94,6 +94,7 @@ _HARMLESS = frozenset(
         "compile",
         "strategy",
         "virtual_devices",
+        "meet_seconds",
         "seed",
     }
 )
@@ -207,7 +208,11 @@ def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
 
 def _replicas(settings: Settings) -> distribute.Replicas:
     try:
-        return distribute.make(settings.strategy, virtual_devices=settings.virtual_devices)
+        return distribute.make(
+            settings.strategy,
+            virtual_devices=settings.virtual_devices,
+            meet_seconds=settings.meet_seconds,
+        )
     except (ValueError, cluster.ClusterError) as error:
         raise InputError(
             f"--strategy={settings.strategy}",

@@ -23,6 +23,9 @@ from loop.peers import LOST_SECONDS
 
 _log = logging.getLogger(__name__)
 
+MEET_SECONDS = 25.0
+"""How long workers wait for each other at the start: half a minute with what comes before."""
+
 T = TypeVar("T")
 
 
@@ -194,7 +197,7 @@ def split_cpu(count: int) -> None:
 def multi_worker(
     cluster: Cluster | None = None,
     *,
-    meet_seconds: float = 60.0,
+    meet_seconds: float = MEET_SECONDS,
     lost_seconds: float = LOST_SECONDS,
 ) -> Replicas:
     """This worker's part of a run on several processes or machines.
@@ -239,13 +242,14 @@ def multi_worker(
     return Replicas(strategy, count, ids, description, workers, cluster.index)
 
 
-def make(kind: str, *, virtual_devices: int = 0) -> Replicas:
+def make(kind: str, *, virtual_devices: int = 0, meet_seconds: float = MEET_SECONDS) -> Replicas:
     """Replicas by the name of their kind.
 
     Args:
       kind: "single"; "mirrored"; "multi_worker"; or "auto": multi_worker where TF_CONFIG or Slurm
         names a cluster, mirrored where there are several GPUs or virtual devices, else single.
       virtual_devices: see `mirrored`.
+      meet_seconds: see `multi_worker`.
 
     Raises:
       ValueError: on another kind, or where the kind does not fit the machine.
@@ -261,7 +265,7 @@ def make(kind: str, *, virtual_devices: int = 0) -> Replicas:
     if kind == "mirrored":
         return mirrored(virtual_devices=virtual_devices)
     if kind == "multi_worker":
-        return multi_worker()
+        return multi_worker(meet_seconds=meet_seconds)
     raise ValueError(
         f"distribute: kind must be single, mirrored, multi_worker or auto, got {kind!r}"
     )

@@ -210,6 +210,16 @@ REPLICAS = (
         high=1024,
         only_with=("strategy", ("mirrored", "auto")),
     ),
+    Flag(
+        "meet_seconds",
+        "replicas",
+        "float",
+        25.0,
+        "Seconds that workers wait for each other at the start.",
+        low=0.0,
+        above=True,
+        only_with=("strategy", ("multi_worker", "auto")),
+    ),
 )
 FAULTS = (
     Flag(

@@ -95,6 +95,7 @@ class Settings:
     steps_per_call: int
     strategy: Literal["single", "mirrored", "multi_worker", "auto"]
     virtual_devices: int
+    meet_seconds: float
     on_nonfinite: Literal["stop", "skip"]
     max_nonfinite: int
     stall_seconds: float

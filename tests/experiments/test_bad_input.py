@@ -60,6 +60,7 @@ FLAG_CASES: list[tuple[str, str]] = [
     ("--mixup=-0.1", "--mixup"),
     ("--virtual_devices=-2", "--virtual_devices"),
     ("--on_nonfinite=skip --max_nonfinite=0", "--max_nonfinite"),
+    ("--meet_seconds=0", "--meet_seconds: expected a number above 0"),
     ("--stall_seconds=0", "--stall_seconds: expected a number above 0"),
     ("--schedule=exponential --decay_steps=0", "--decay_steps"),
     ("--schedule=exponential --decay_steps=5 --decay_rate=0", "--decay_rate"),
