@@ -57,6 +57,13 @@ def test_every_make_target_exists():
     assert {"train", "test"} <= named <= targets
 
 
+def test_every_named_test_exists():
+    """What the README says that a test shows is in a file of that name."""
+    named = re.findall(r"tests/[\w/]+\.py", _README)
+    assert len(named) >= 3
+    assert [path for path in named if not (_ROOT / path).exists()] == []
+
+
 def test_every_python_command_runs(tmp_path, monkeypatch, capsys):
     """Each command of the README ends with status 0, in the README's order."""
     monkeypatch.chdir(tmp_path)
