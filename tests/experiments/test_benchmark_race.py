@@ -92,6 +92,15 @@ def test_steps_a_round_are_whole_calls() -> None:
     assert referee.steps_a_round(_ready(steps_per_call=256, compile="xla"), 0.1) == 100
 
 
+def test_only_another_epsilon_widens_the_tolerance() -> None:
+    """What another framework's Adam may part by is refused of one with TensorFlow's formula."""
+    losses = {"tapestep": [2.0], "jax_step": [2.01], "jax_scan": [2.01], "torch_eager": [2.01]}
+    assert race.agreement(losses)["tapestep"] == 0.0
+    assert race._check("mlp", losses)["agree"]
+    assert not race._check("mlp", {**losses, "bare": [2.01]})["agree"]
+    assert not race._check("mlp", {**losses, "jax_step": [2.02]})["agree"]
+
+
 def test_bfloat16_has_a_wider_tolerance_and_no_say() -> None:
     """Its losses are off by a rounding, which moves nobody else's difference."""
     losses = {"tapestep": [2.0], "bare": [2.0], race.OURS_BFLOAT16: [2.02]}
