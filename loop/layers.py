@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 import kernels
-from kernels import random
+from kernels import random, target
 from loop import step_context
 from loop.module import Module
 
@@ -153,7 +153,8 @@ class BatchNorm(Module):
         False is Keras's convention.
       relu: whether a ReLU follows, fused.
       synchronized: whether the moments are taken over all replicas (one collective a layer each
-        way) instead of over each replica's slice.
+        way) instead of over each replica's slice. Outside XLA they are then the same to the bit on
+        any number of replicas, which costs one replica the fused operation; see BUILD_NOTES.md.
       dtype: of the variables.
 
     Raises:
@@ -209,7 +210,9 @@ class BatchNorm(Module):
                 relu=self.relu,
             )
         context = step_context.current(f"BatchNorm {self.name!r}")
-        synchronized = self.synchronized and context.all_reduce_sum is not None
+        # On one replica too: its moments are then those of several, to the bit. XLA keeps its own
+        # form, since under replicas it compiles no collective.
+        synchronized = self.synchronized and target.current().compiler != "xla"
         y, moments = kernels.batch_norm_training(
             x,
             self.scale,

@@ -7,14 +7,16 @@
     python -m experiments.benchmark overhead --json=FILE [--quick]
     python -m experiments.benchmark feeds --json=FILE [--quick]
     python -m experiments.benchmark memory --json=FILE [--quick]
+    python -m experiments.benchmark finite_check --json=FILE [--quick] [--workloads=...]
     python -m experiments.benchmark auto --json=FILE [--quick] [--workloads=...]
 
 `steps` races whole training steps against other frameworks (`make bench-peers` installs them),
 `kernels` our kernels against TensorFlow's plain forms and Keras's layers, `replicas` training on
 two virtual CPUs; `start_up` times the wait until the first and the hundredth step, `overhead` what
 the framework itself costs a call; `auto` races what `--compile=auto` chooses against every setting
-it could have chosen, and `feeds` streamed TFRecords against resident arrays. Every contender runs
-in each of at least five rounds, and a ratio is the median over the rounds of ours / theirs. A
+it could have chosen, `feeds` streamed TFRecords against resident arrays, and `finite_check` steps
+with the check for NaN and infinity against the same ones without. Every contender runs in each of
+at least five rounds, and a ratio is the median over the rounds of ours / theirs. A
 contender that is not ready within --limit_seconds, or whose rounds would last longer, is a row that
 says so. `memory` times nothing: it streams an epoch of data four times as large as the memory that
 the process may have.
@@ -127,6 +129,16 @@ def _memory() -> dict[str, Any]:
     return memory.run(ratio=memory.QUICK_RATIO if _QUICK.value else memory.RATIO)
 
 
+def _finite_check() -> dict[str, Any]:
+    # Imports TensorFlow: both contenders share a process.
+    from experiments.benchmark import finite_check
+
+    known = list(workloads.WORKLOADS)
+    default = list(QUICK_WORKLOADS) if _QUICK.value else known
+    chosen = _selected("workloads", _WORKLOADS.value, known, default)
+    return finite_check.run(chosen, quick=_QUICK.value)
+
+
 def _start_up() -> dict[str, Any]:
     known = list(start_up.CONTENDERS)
     peers = _selected("peers", _PEERS.value, known, known)
@@ -158,6 +170,7 @@ BENCHMARKS = {
     "auto": _auto,
     "feeds": _feeds,
     "memory": _memory,
+    "finite_check": _finite_check,
 }
 
 

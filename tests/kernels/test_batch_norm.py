@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -290,67 +289,6 @@ def test_second_derivative_agrees_on_all_targets() -> None:
         )
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=3e-4 * np.abs(other).max(), err_msg=mode)
-
-
-class LockStep:
-    """Sums over threads that call it in turn, as an all-reduce does over replicas."""
-
-    def __init__(self, replicas: int) -> None:
-        self.barrier = threading.Barrier(replicas)
-        self.lock = threading.Lock()
-        self.given: dict[int, list[list[tf.Tensor]]] = {}
-
-    def member(self) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
-        """One replica's all-reduce."""
-        calls = 0
-
-        def all_reduce_sum(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-            nonlocal calls
-            with self.lock:
-                self.given.setdefault(calls, []).append(tensors)
-            self.barrier.wait(60)
-            total = [tf.add_n(list(each)) for each in zip(*self.given[calls], strict=True)]
-            calls += 1
-            return total
-
-        return all_reduce_sum
-
-
-@pytest.mark.parametrize(
-    ("mean", "dtype", "tolerance"), [(1.5, "float64", 1e-10), (1e4, "float32", 5e-3)]
-)
-@pytest.mark.parametrize("shape", [(7, 5), (7, 3, 2, 5)])
-def test_replicas_together_equal_the_whole_batch(
-    shape: tuple[int, ...], mean: float, dtype: str, tolerance: float
-) -> None:
-    """Two unequal, padded replicas give the whole batch's results with one all-reduce each way."""
-    a = inputs(shape, mean=mean)
-    expected = truth(a["x"], a["scale"], a["offset"], a["dy"], relu=True)
-    together = LockStep(2)
-    slices = [(0, 4), (4, 7)]
-    found: list[dict[str, Array]] = [{}, {}]
-
-    def replica(number: int) -> None:
-        first, last = slices[number]
-        fill = np.zeros((4 - (last - first), *shape[1:]))
-        mine = {k: np.concatenate([a[k][first:last], fill]) for k in ("x", "dy")}
-        mask = tf.constant(np.arange(4) < last - first)
-        found[number] = evaluate(
-            {**a, **mine}, dtype, relu=True, mask=mask, all_reduce_sum=together.member()
-        )
-
-    threads = [threading.Thread(target=replica, args=(n,)) for n in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {call: len(given) for call, given in together.given.items()} == {0: 2, 1: 2}
-    assert [len(given[0]) for given in together.given.values()] == [1, 1]
-    whole = {k: np.concatenate([found[0][k], found[1][k][:3]]) for k in ("y", "dx")}
-    whole |= {k: found[0][k] + found[1][k] for k in ("dscale", "doffset")}
-    whole |= {k: found[1][k] for k in ("mean", "variance")}
-    assert_close(whole, expected, tolerance)
-    assert found[0]["count"] == np.prod(shape[:-1])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])

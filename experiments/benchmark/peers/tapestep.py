@@ -75,6 +75,8 @@ class Tapestep:
       make_feed: what gives the batches, of "x" and "y".
 
     Attributes:
+      step: the training step.
+      feed: its batches.
       compile: the mode in use.
       steps_per_call: the most steps of a call.
       note: both.
@@ -116,12 +118,13 @@ class Tapestep:
         self._wanted = 0
         clip = kernels.ClipByGlobalNorm(workloads.CLIP_NORM)
         with replicas.scope():
-            step = loop.GradientStep(
+            self.step = loop.GradientStep(
                 loss_fn, model.trainable_variables, optimizer, clip=clip, precision=precision
             )
+        self.feed = make_feed(workload)
         self._trainer = loop.Trainer(
-            step=step,
-            feed=make_feed(workload),
+            step=self.step,
+            feed=self.feed,
             state={"model": model, "optimizer": optimizer},
             compile=compile,
             steps_per_call=steps_per_call,
