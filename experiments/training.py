@@ -38,6 +38,7 @@ from loop.export import ExportError
 from loop.precision import Precision
 from loop.profile import Profile
 from loop.progress import Progress
+from loop.regions import CollectiveInRegionError
 from loop.signals import exit_code
 
 FLAGS_FILE = "flags.txt"
@@ -50,7 +51,7 @@ _ONE_LINE = (
     checkpoint.CheckpointError,
     run_lock.RunLockError,
     run_directory.ConfigurationChangedError,
-    loop.compile.CollectiveInRegionError,
+    CollectiveInRegionError,
     loop.feeds.FeedError,
     loop.NonFiniteError,
     ExportError,

@@ -18,8 +18,9 @@ from typing import Literal
 
 from kernels import target
 from loop.checkpoint import copy_to_host, environment
-from loop.compile import NEVER, CollectiveInRegionError, CompiledLoop, Mode
+from loop.compile import NEVER, CompiledLoop, Mode
 from loop.distribute import Replicas
+from loop.regions import CollectiveInRegionError
 from loop.state import State
 
 _log = logging.getLogger(__name__)

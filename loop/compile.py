@@ -21,6 +21,7 @@ from loop import step_context
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
 from loop.global_step import GlobalStep
+from loop.regions import graph_region, xla_region
 from loop.rows import Rows
 from loop.step_context import StepContext
 
@@ -293,6 +294,8 @@ class CompiledLoop:
         )
         if self.compiles_by_a_step:
             context.region = xla_region
+        elif self.mode == "graph" and replicas.count == 1:
+            context.region = graph_region
         traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
         with target.tracing_for(traced_for), step_context.within(context):
             before = [_read(variable) for variable in self._assigned]
@@ -339,35 +342,3 @@ def _counted_regions(context: StepContext) -> Iterator[list[None]]:
     context.region = counted
     yield uses
     context.region = region
-
-
-class CollectiveInRegionError(RuntimeError):
-    """A collective inside a jitted function on several replicas."""
-
-
-def _refuse_collective(values: list[tf.Tensor]) -> list[tf.Tensor]:
-    raise CollectiveInRegionError(
-        f"compile=xla: a collective of {len(values)} tensors inside the jitted forward or backward "
-        "pass (a synchronised BatchNorm?), which TensorFlow cannot run on these replicas; use "
-        "compile=graph, or moments of each replica"
-    )
-
-
-def xla_region(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as a jitted function of its own, made anew for each replica's trace.
-
-    One object shared by the replicas would serve the second from the first's trace, with the
-    first's variables in it.
-    """
-
-    def traced(*arguments: Any) -> Any:
-        context = step_context.current_or_none()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(target.tracing_for("xla"))
-            if context is not None:
-                inner = dataclasses.replace(context, all_reduce_sum=_refuse_collective)
-                stack.enter_context(step_context.within(inner))
-            return function(*arguments)
-
-    compiled: Callable[..., Any] = tf.function(traced, jit_compile=True, autograph=False)
-    return compiled

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from kernels import target
-from loop.compile import Mode, xla_region
+from loop.compile import Mode
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation, StreamedEvaluation
 from loop.metrics import Mean, Metric, State
+from loop.regions import xla_region
 
 EvaluationFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 

@@ -10,10 +10,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kernels import target
-from loop.compile import Mode, xla_region
+from loop.compile import Mode
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation
+from loop.regions import xla_region
 
 PredictionFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 Outputs = dict[str, npt.NDArray[Any]]
