@@ -84,18 +84,18 @@ def test_forms_for_a_gpu_agree():
 
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_a_large_mean_is_stable(compiler):
-    """With mean 1e4 and deviation 1, float32 stays within the 5e-3 that the docstring states."""
+    """With mean 1e4 and deviation 1, float32 stays within the 1e-5 that the docstring states."""
     rng = np.random.default_rng(29)
     x = rng.normal(1e4, 1.0, (64, 128)).astype(np.float32)
     scale, offset = (value.astype(np.float32) for value in _inputs((1, 128))[1:])
     value, gradients = value_and_gradients(
         kernels.layer_norm, [tf.constant(a) for a in (x, scale, offset)], compiler
     )
-    np.testing.assert_allclose(value, _layer_truth(x, scale, offset), atol=5e-3)
+    np.testing.assert_allclose(value, _layer_truth(x, scale, offset), rtol=0, atol=1e-5)
     exact = value_and_gradients(
         kernels.layer_norm, [tf.constant(a, tf.float64) for a in (x, scale, offset)], "eager"
     )[1]
-    np.testing.assert_allclose(gradients[0], exact[0], atol=2e-2)
+    np.testing.assert_allclose(gradients[0], exact[0], rtol=0, atol=1e-5)
 
 
 def test_norms_equal_keras():
