@@ -2,13 +2,15 @@
 
 The shards of data set NAME are in FOLDER/NAME, beside an index that says which examples they hold
 and how large each file is. They are written under another name and renamed, so that what a killed
-run leaves is never taken for them; of several processes that write at once, one is first and the
-others take its shards.
+run leaves is never taken for them; the next one removes it. Of several processes that write at
+once, one is first and the others take its shards.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -93,6 +95,7 @@ def paths(folder: Path, data: Dataset, *, shard_bytes: int = SHARD_BYTES) -> lis
     place = folder / data.name
     examples = _digest(data)
     try:
+        _remove_abandoned(place)
         if not place.is_dir() or not any(place.iterdir()):
             _write(place, data, examples, shard_bytes)
         return _verified(place, examples, len(data.train_images))
@@ -115,11 +118,39 @@ def _digest(data: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _write(place: Path, data: Dataset, examples: str, shard_bytes: int) -> None:
+@contextlib.contextmanager
+def _draft(place: Path) -> Iterator[Path]:
+    """A folder to write in, locked while this process lives."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    draft.mkdir()
+    while True:
+        draft = place.with_name(f".{place.name}-{os.getpid()}-{secrets.token_hex(4)}")
+        draft.mkdir()
+        descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if draft.exists():
+            break
+        os.close(descriptor)  # Another process took it for abandoned before the lock.
     try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Removes the drafts of writers that were killed: those that nobody holds locked."""
+    for draft in place.parent.glob(f".{place.name}-*-*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(draft)
+            finally:
+                os.close(descriptor)
+
+
+def _write(place: Path, data: Dataset, examples: str, shard_bytes: int) -> None:
+    with _draft(place) as draft:
         names = list(_write_shards(draft, data, shard_bytes))
         index = {
             "format": _FORMAT,
@@ -135,8 +166,6 @@ def _write(place: Path, data: Dataset, examples: str, shard_bytes: int) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             # Another process was first; its shards are looked at as any that are found.
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_shards(draft: Path, data: Dataset, shard_bytes: int) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,38 @@ def test_of_two_writers_the_first_ones_shards_stay(copy, monkeypatch, tmp_path):
     monkeypatch.setattr(shards, "_write_shards", while_another_writes)
     assert len(shards.paths(elsewhere, data)) == 5
     assert [path.name for path in elsewhere.iterdir()] == ["digits"]
+
+
+_WRITER = """
+import pathlib, sys, time
+from experiments import datasets, shards
+write = shards._write_shards
+def slow(*arguments):
+    for name in write(*arguments):
+        yield name
+        print(name, flush=True)
+        time.sleep(60)
+shards._write_shards = slow
+shards.paths(pathlib.Path(sys.argv[1]), datasets.load("digits"), shard_bytes=20_000)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+    """The draft of a killed process goes with the next start; that of a living one stays."""
+    command = [sys.executable, "-c", _WRITER, str(tmp_path)]
+    data = datasets.load("digits")
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        try:
+            assert writer.stdout.readline() == "00000.tfrecord\n"
+            (draft,) = tmp_path.glob(".digits-*")
+            shards.paths(tmp_path, data, shard_bytes=_SHARD_BYTES)
+            assert [path.name for path in draft.iterdir()] == ["00000.tfrecord"]
+        finally:
+            writer.kill()
+    assert len(shards.paths(tmp_path, data, shard_bytes=_SHARD_BYTES)) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
