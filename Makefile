@@ -41,6 +41,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m experiments.benchmark start_up --json=bench-start_up.json $(ARGS)
 	$(BIN)/python -m experiments.benchmark feeds --json=bench-feeds.json $(ARGS)
 	$(BIN)/python -m experiments.benchmark memory --json=bench-memory.json $(ARGS)
+	$(BIN)/python -m experiments.benchmark finite_check --json=bench-finite_check.json $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from loop.compile import CompiledLoop
 from loop.global_step import GlobalStep
 
 PAIRS, QUICK_PAIRS = 7, 2
-ROUNDS, QUICK_ROUNDS = 40, 10
+ROUNDS, QUICK_ROUNDS = 20, 10
 GOAL = 1.01
 """The most that a step with the check may take of one without."""
 

@@ -1,0 +1,30 @@
+"""The benchmark of the finite check: what it compares, and how sure it is of a median."""
+
+import math
+
+import pytest
+
+from experiments.benchmark import finite_check, workloads
+from experiments.benchmark.peers.tapestep import Tapestep
+from loop import GlobalStep
+
+
+def test_one_loop_has_the_check_and_the_other_none():
+    """Both train the same variables; without the check nothing asks whether a value is finite."""
+    training = Tapestep(workloads.WORKLOADS["tiny"], 0, compile="graph", steps_per_call=2)
+    counter = GlobalStep()
+    with_check, without = (
+        finite_check._traced(training, 2, counter, checked=checked) for checked in (True, False)
+    )
+    assert "IsFinite" in with_check.operations()
+    assert "IsFinite" not in without.operations()
+    assert int(counter) == 4
+
+
+@pytest.mark.parametrize("count", [20, 100, 281])
+def test_the_bounds_hold_the_median_with_95_percent(count):
+    """By the binomial distribution of how many of n values lie below the true median."""
+    low, high = finite_check.median_bounds([float(value) for value in reversed(range(count))])
+    outside = sum(math.comb(count, below) for below in range(int(low) + 1)) / 2**count
+    assert high == count - 1 - low
+    assert 0.93 < 1 - 2 * outside < 0.99
