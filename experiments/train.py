@@ -15,12 +15,15 @@ SIGTERM and SIGINT after a checkpoint.
 
 from __future__ import annotations
 
+import time
+
 from experiments import datasets, flags, steps, sweep, tensorflow_import
 from experiments.entry import run_main
 
 
 def main(argv: list[str]) -> int:
     """Checks flags and data, then trains; returns the exit status."""
+    began = time.monotonic()
     settings = flags.parse(argv)
     if settings.sweep:
         return sweep.run(argv, settings)
@@ -33,7 +36,7 @@ def main(argv: list[str]) -> int:
         from experiments import training
 
         training.list_devices()
-    return training.run(settings, data)
+    return training.run(settings, data, began=began)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ RESULT_FILE = result.RESULT_FILE
 PROFILE_FOLDER = "profile"
 RECORDS_FOLDER = "records"
 
+# However long the start took, the others are waited for this long.
+_LEAST_MEETING_SECONDS = 5.0
+
 _ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 _ONE_LINE = (
     checkpoint.CheckpointError,
@@ -106,8 +109,13 @@ def list_devices() -> None:
     tf.config.list_physical_devices()
 
 
-def run(settings: Settings, data: Dataset) -> int:
+def run(settings: Settings, data: Dataset, *, began: float) -> int:
     """Trains as the settings say; returns the exit status.
+
+    Args:
+      settings: of the run.
+      data: what to train on.
+      began: `time.monotonic()` at the program's start; workers wait for each other from then on.
 
     Raises:
       InputError: on settings that do not fit the data or the machine.
@@ -115,7 +123,7 @@ def run(settings: Settings, data: Dataset) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("loop").setLevel(logging.INFO)
     total_steps = steps.total(settings, data)
-    replicas = _replicas(settings)
+    replicas = _replicas(settings, time.monotonic() - began)
     try:
         return _run_on(replicas, settings, data, total_steps)
     except tf.errors.OpError as error:
@@ -207,12 +215,15 @@ def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
     os._exit(1)
 
 
-def _replicas(settings: Settings) -> distribute.Replicas:
+def _replicas(settings: Settings, age: float) -> distribute.Replicas:
+    # From the start of the program, not from here: on a busy machine the import of TensorFlow takes
+    # many seconds, and a worker that another one waits for may have been killed before.
+    least = min(settings.meet_seconds, _LEAST_MEETING_SECONDS)
     try:
         return distribute.make(
             settings.strategy,
             virtual_devices=settings.virtual_devices,
-            meet_seconds=settings.meet_seconds,
+            meet_seconds=round(max(settings.meet_seconds - age, least), 1),
         )
     except (ValueError, cluster.ClusterError) as error:
         raise InputError(

@@ -215,7 +215,7 @@ REPLICAS = (
         "replicas",
         "float",
         25.0,
-        "Seconds that workers wait for each other at the start.",
+        "Seconds from its start for which a worker waits for the others.",
         low=0.0,
         above=True,
         only_with=("strategy", ("multi_worker", "auto")),

@@ -16,6 +16,8 @@ import time
 import numpy as np
 import pytest
 
+from experiments import flags, training
+
 ROOT = pathlib.Path(__file__).parents[2]
 _STEPS = 400
 # What a worker of the tests below does when it is asked to end: says so, saves, and leaves.
@@ -204,7 +206,9 @@ def test_two_workers_lose_nothing(tmp_path):
     assert status == 137, output
     said = [line for line in output.splitlines() if "error: worker" in line]
     assert len(said) == 1, output
-    assert re.match(r"\[0\] error: worker 0 of 2 lost worker 1: .+; start all of them", said[0])
+    # By the collective that failed; on a busy machine by the process that watches the connection.
+    line = r"\[0\] error: worker 0 of 2 lost worker 1(: .+| at .+ had not ended .+); start all of them"
+    assert re.match(line, said[0]), said[0]
     assert "Traceback" not in output
     assert "retracing" not in output
 
@@ -268,3 +272,15 @@ def test_a_broken_cluster_never_trains_alone(tmp_path, config, named):
     assert named in said[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "age", "waited"),
+    [(25.0, 0.0, 25.0), (25.0, 9.04, 16.0), (25.0, 99.0, 5.0), (2, 9, 2)],
+)
+def test_workers_wait_from_their_start_on(monkeypatch, asked, age, waited):
+    """The start is off the time to wait, so that a worker killed early is told in time."""
+    found = []
+    monkeypatch.setattr(training.distribute, "make", lambda *_, **options: found.append(options))
+    training._replicas(flags.parse(["train", f"--meet_seconds={asked}"]), age)
+    assert [options["meet_seconds"] for options in found] == [waited]
