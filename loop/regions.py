@@ -50,7 +50,7 @@ def xla_region(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def graph_region(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as a graph of its own where it has the gradient of a max pooling, else in line.
+    """`function` as a graph of its own where a CPU is to pool backwards, else in line.
 
     On a CPU TensorFlow gives a MaxPoolGrad to oneDNN only if it came upon the MaxPool before, in an
     order that a graph with a loop in it leaves to chance (`MaxpoolGradRewrite` and
@@ -60,8 +60,8 @@ def graph_region(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def called(*arguments: Any) -> Any:
         traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
-        pools = any(operation.type == "MaxPoolGrad" for operation in traced.graph.get_operations())
-        if not pools:
+        kinds = {operation.type for operation in traced.graph.get_operations()}
+        if "MaxPoolGrad" not in kinds or target.current().device != "cpu":
             return traced(*arguments)
 
         def alone(*arguments: Any) -> Any:

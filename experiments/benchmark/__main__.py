@@ -136,7 +136,8 @@ def _finite_check() -> dict[str, Any]:
     known = list(workloads.WORKLOADS)
     default = list(QUICK_WORKLOADS) if _QUICK.value else known
     chosen = _selected("workloads", _WORKLOADS.value, known, default)
-    return finite_check.run(chosen, quick=_QUICK.value)
+    rounds = _ROUNDS.value if _ROUNDS.present else None
+    return finite_check.run(chosen, quick=_QUICK.value, rounds=rounds)
 
 
 def _start_up() -> dict[str, Any]:

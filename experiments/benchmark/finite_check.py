@@ -93,13 +93,15 @@ def _measured(workload: workloads.Workload, pairs: int, rounds: int) -> dict[str
     return _row(workload.name, chosen.compile, times)
 
 
-def run(workload_names: Sequence[str], *, quick: bool) -> dict[str, Any]:
+def run(workload_names: Sequence[str], *, quick: bool, rounds: int | None = None) -> dict[str, Any]:
     """Measures each workload as `--compile=auto` runs it; what goes into the JSON file.
 
     Args:
       workload_names: keys of `workloads.WORKLOADS`.
       quick: fewer pairs of loops and rounds.
+      rounds: of each pair of loops; None for the usual number.
     """
-    pairs, rounds = (QUICK_PAIRS, QUICK_ROUNDS) if quick else (PAIRS, ROUNDS)
+    pairs = QUICK_PAIRS if quick else PAIRS
+    rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     rows = [_measured(workloads.WORKLOADS[name], pairs, rounds) for name in workload_names]
     return {"machine": machine.describe(), "versions": machine.versions(), "rows": rows}

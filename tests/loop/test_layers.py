@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kernels
 from kernels import target
 from loop import layers
 from tests.loop import steps
@@ -217,3 +218,20 @@ def test_layer_norm_is_keras_layer_normalization():
     own.build(x.shape)
     own.set_weights([norm.scale.numpy(), norm.offset.numpy()])
     np.testing.assert_allclose(norm(x), own(x), rtol=1e-6)
+
+
+def test_synchronized_moments_of_one_replica_are_those_of_several():
+    """In graph mode one replica's moments are to the bit what a sum over replicas gives."""
+    x = tf.constant(np.random.default_rng(6).normal(3.0, 1.7, [8, 7, 5, 4]), tf.float32)
+    norm = layers.BatchNorm(4, name="n", momentum=0.0, synchronized=True)
+
+    @tf.function(autograph=False)
+    def moments(x):
+        with target.tracing_for("graph"), steps.inside(8) as context:
+            norm(x, training=True)
+            alone = [average.value for average in context.moving_averages]
+            _, summed = kernels.batch_norm_training(x, None, None, all_reduce_sum=lambda v: v)
+        return alone, [summed.mean, summed.variance]
+
+    for alone, summed in zip(*moments(x), strict=True):
+        np.testing.assert_array_equal(alone, summed)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import kernels
 import loop
+from kernels import target
 from loop import compile as compiling
 from loop import distribute, layers, optimizers, step_context
 from tests.loop import steps
@@ -59,6 +60,24 @@ def test_pooling_is_differentiated_in_a_graph_without_a_loop(pool):
     apart = _apart(_compiled(_step(pool, 18 if pool else 72)))
     assert ("MaxPoolGrad" in apart, "MaxPool" in apart) == (pool, pool)
     assert bool(apart) == pool
+
+
+def test_a_gpu_pools_in_line():
+    """OneDNN has no part in what is traced for a GPU, so nothing is kept apart there."""
+    x = tf.constant(np.arange(32.0, dtype=np.float32).reshape(2, 4, 4, 1))
+
+    def gradient(x):
+        return tf.gradients(tf.nn.max_pool2d(x, 2, 2, "VALID"), x)[0]
+
+    for device, apart in (("cpu", True), ("gpu", False)):
+
+        def traced(x, device=device):
+            with target.tracing_for("graph", device):
+                return loop.regions.graph_region(gradient)(x)
+
+        graph = tf.function(traced, autograph=False).get_concrete_function(x).graph
+        functions = graph.as_graph_def().library.function
+        assert any(function.attr["_noinline"].b for function in functions) == apart
 
 
 def test_a_region_changes_no_bit(monkeypatch):
