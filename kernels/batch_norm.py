@@ -320,7 +320,7 @@ def _moments(
     squares loses nothing at any mean.
     """
     count = layout.count(x, dtype, mask)
-    about = tf.stop_gradient(tf.cast(layout.sample(x, mask), dtype))
+    about = tf.stop_gradient(layout.sample(x, mask, dtype))
 
     def summands(x: tf.Tensor, *real: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shifted = _masked(tf.cast(x, dtype) - layout.spread(about), real)

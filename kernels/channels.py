@@ -49,13 +49,22 @@ class Layout:
         each = tf.reduce_prod([shape[a] for a in self.others[1:]] or [tf.constant(1, tf.int64)])
         return tf.cast(examples * each, dtype)
 
-    def sample(self, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-        """[C]: one value a channel, of the first example where `mask` is True; 0 if x is empty."""
-        one = tf.cast(tf.argmax(mask), tf.int32) if mask is not None else 0
-        some = x[one : one + 1]
+    def sample(self, x: tf.Tensor, mask: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
+        """[C] of `dtype`: near each channel's values, from the first two or the first real example.
+
+        Their mean, or the example's value where there is a mask; 0 if x is empty. A sum of two is a
+        tensor of its own; a slice XLA would take anew in everything that comes of it, and so keep
+        all of x until the moving averages are written, after the update.
+        """
+        if mask is None:
+            some = x[:2]
+        else:
+            one = tf.cast(tf.argmax(mask), tf.int32)
+            some = x[one : one + 1]
         for axis in self.others[1:]:
             some = tf.gather(some, [0], axis=axis)
-        return tf.reduce_sum(tf.reshape(some, [-1, self.size]), 0)
+        some = tf.cast(tf.reshape(some, [-1, self.size]), dtype)
+        return tf.reduce_sum(some, 0) / tf.cast(tf.maximum(tf.shape(some)[0], 1), dtype)
 
     def to_nhwc(self, x: tf.Tensor) -> tf.Tensor:
         """The tensor as [N, 1, 1, C], or as it is if it has four axes with the channels last."""
