@@ -327,6 +327,6 @@ def _commit(average: MovingAverage, value: tf.Tensor, weight: tf.Tensor, finite:
     variable = average.variable
     old = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
     mean = value / tf.maximum(weight, tf.ones([], weight.dtype))
-    moved = old + (1 - average.momentum) * (tf.cast(mean, old.dtype) - old)
-    kept = tf.where(finite & (weight > 0), moved, old)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
+    share = tf.where(finite & (weight > 0), tf.constant(1 - average.momentum, old.dtype), 0)
+    change = tf.math.multiply_no_nan(tf.cast(mean, old.dtype) - old, share)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=old + change)

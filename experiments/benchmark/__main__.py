@@ -133,7 +133,7 @@ def _finite_check() -> dict[str, Any]:
     # Imports TensorFlow: both contenders share a process.
     from experiments.benchmark import finite_check
 
-    known = list(workloads.WORKLOADS)
+    known = [*workloads.WORKLOADS, finite_check.PROGRAM]
     default = list(QUICK_WORKLOADS) if _QUICK.value else known
     chosen = _selected("workloads", _WORKLOADS.value, known, default)
     rounds = _ROUNDS.value if _ROUNDS.present else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -30,6 +31,8 @@ class Adagrad(Optimizer):
 
     Source: Duchi et al. 2011; `tf.compat.v1.train.AdagradOptimizer`.
     """
+
+    idle = MappingProxyType({"learning_rate": 0.0})
 
     def __init__(
         self,
@@ -107,6 +110,7 @@ class Adadelta(Optimizer):
     """
 
     has_fused = True
+    idle = MappingProxyType({"learning_rate": 0.0, "rho": 1.0, "epsilon": 1.0})
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -12,6 +13,8 @@ from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer, Sparse
 from loop.optimizers.trained import Scalars, Slots, Trained
+
+_IDLE = MappingProxyType({"learning_rate": 0.0, "beta1": 1.0, "beta2": 1.0, "epsilon": 1.0})
 
 
 class Adam(Optimizer):
@@ -37,6 +40,7 @@ class Adam(Optimizer):
 
     default_sparse: ClassVar[Sparse] = "exact"
     has_fused = True
+    idle = _IDLE | {"step_size": 0.0}
 
     def __init__(
         self,
@@ -204,6 +208,7 @@ class Nadam(Adam):
     """
 
     has_fused = False
+    idle = _IDLE | {"momentum_share": 0.0}
 
     def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
         """The shares of momentum and gradient, the correction of v, the decays."""

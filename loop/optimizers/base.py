@@ -28,7 +28,7 @@ from loop.optimizers.trained import (
     gradient_shape,
     resource,
 )
-from loop.optimizers.update import Update
+from loop.optimizers.update import Skip, Update, can_idle
 
 LearningRate = schedules.Schedule | Callable[[tf.Tensor], tf.Tensor] | float
 Sparse = Literal["lazy", "exact"]
@@ -63,6 +63,9 @@ class Optimizer(abc.ABC):
     decoupled_decay: ClassVar[bool] = True
     # Whether `fused` exists.
     has_fused: bool = False
+    # Values of scalars at which the rule, given a gradient of zeros, changes neither the parameter
+    # nor a slot (but for the sign of a zero), whatever the other scalars; None if there are none.
+    idle: Mapping[str, float] | None = None
 
     def __init__(
         self,
@@ -260,12 +263,16 @@ class Optimizer(abc.ABC):
         ]
         count = resource(self._update_count)
 
-        def update(select: tf.Tensor | None) -> None:
-            Update(self, self._rate(global_step), count, select).run(pairs, handles, slot_handles)
+        def update(skip: Skip | None) -> None:
+            Update(self, self._rate(global_step), count, skip).run(pairs, handles, slot_handles)
 
-        if finite is None or target.current().compiler == "xla":
+        if finite is None:
+            update(None)
+        elif target.current().compiler == "xla":
             # A select is fused into the update; a branch would keep XLA from fusing across it.
-            update(finite)
+            update(Skip(finite, "select"))
+        elif target.current().compiler == "graph" and can_idle(self, pairs):
+            update(Skip(finite, "idle"))
         else:
             tf.cond(finite, lambda: update(None), lambda: None)
 

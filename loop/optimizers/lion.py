@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -31,6 +32,8 @@ class Lion(Optimizer):
 
     Source: Chen et al. 2023, arXiv:2302.06675; `keras.optimizers.Lion`.
     """
+
+    idle = MappingProxyType({"learning_rate": 0.0, "beta2": 1.0})
 
     def __init__(
         self,

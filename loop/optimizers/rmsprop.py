@@ -55,6 +55,8 @@ class RMSProp(Optimizer):
         self._centered = bool(centered)
         # The operations want a slot for the momentum, which plain RMSProp does without.
         self.has_fused = self._momentum > 0
+        if self._momentum == 0:  # The momentum itself is a step.
+            self.idle = {"learning_rate": 0.0, "rho": 1.0, "epsilon": 1.0}
 
     def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
         """The mean square; the mean if centered; the momentum if there is any."""

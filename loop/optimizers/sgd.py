@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -27,6 +28,7 @@ class SGD(Optimizer):
     """
 
     has_fused = True
+    idle = MappingProxyType({"learning_rate": 0.0})
 
     def __init__(self, learning_rate: LearningRate = 0.01, **options: Any) -> None:
         super().__init__(learning_rate, **options)
@@ -88,6 +90,7 @@ class Momentum(Optimizer):
     """
 
     has_fused = True
+    idle = MappingProxyType({"learning_rate": 0.0, "momentum": 1.0})
 
     def __init__(
         self,

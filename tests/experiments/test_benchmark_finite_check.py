@@ -9,15 +9,22 @@ from experiments.benchmark.peers.tapestep import Tapestep
 from loop import GlobalStep
 
 
-def test_one_loop_has_the_check_and_the_other_none():
+@pytest.mark.parametrize("name", ["tiny", finite_check.PROGRAM])
+def test_one_loop_has_the_check_and_the_other_none(name):
     """Both train the same variables; without the check nothing asks whether a value is finite."""
-    training = Tapestep(workloads.WORKLOADS["tiny"], 0, compile="graph", steps_per_call=2)
+    if name == finite_check.PROGRAM:
+        training = finite_check._program()._replace(steps_per_call=2)
+    else:
+        like = Tapestep(workloads.WORKLOADS[name], 0, compile="graph", steps_per_call=2)
+        training = finite_check.Training(like.step, like.feed, "graph", 2)
     counter = GlobalStep()
     with_check, without = (
-        finite_check._traced(training, 2, counter, checked=checked) for checked in (True, False)
+        finite_check._traced(training, counter, checked=checked) for checked in (True, False)
     )
     assert "IsFinite" in with_check.operations()
-    assert "IsFinite" not in without.operations()
+    assert not {"IsFinite", "If", "StatelessIf"} & set(without.operations())
+    zeros = [each.operations().count("MulNoNan") for each in (with_check, without)]
+    assert zeros[0] > zeros[1] if name == finite_check.PROGRAM else zeros[0] == zeros[1]
     assert int(counter) == 4
 
 

@@ -90,6 +90,47 @@ def test_a_step_that_is_not_finite_changes_nothing(name, compiler):
     assert skipping.state["update_count"].numpy() == 2
 
 
+_DENSE = {
+    **{name: maker for name, maker in _MAKERS.items() if name not in ("Muon", "LARS", "LAMB")},
+    "Momentum, plain": lambda **options: optimizers.Momentum(0.1, **options),
+    "Adam, no epsilon": lambda **options: optimizers.Adam(0.1, epsilon=0.0, **options),
+    "Adadelta, no epsilon": lambda **options: optimizers.Adadelta(0.1, epsilon=0.0, **options),
+    "Adagrad, epsilon": lambda **options: optimizers.Adagrad(0.1, epsilon=0.1, **options),
+    "RMSProp, plain": lambda **options: optimizers.RMSProp(0.1, epsilon=0.0, **options),
+    "RMSProp, centered": lambda **options: optimizers.RMSProp(0.1, centered=True, **options),
+}
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (130, 127), (300, 110)], ids=["plain", "fused", "large"])
+@pytest.mark.parametrize("name", _DENSE)
+def test_a_dense_update_is_skipped_by_a_branch_only_if_large(name, shape):
+    """At the first update and at a later one; the infinite and the NaN reach no slot."""
+    rng = np.random.default_rng(8)
+    variable = tf.Variable(rng.normal(0.3, 1, shape).astype(np.float32), name="kernel")
+    optimizer = _DENSE[name]()
+    optimizer.build([variable])
+
+    def traced(gradient, finite):
+        with target.tracing_for("graph"):
+            optimizer.apply([gradient], global_step=_ZERO, finite=finite)
+
+    apply = tf.function(traced, autograph=False)
+    good = tf.constant(rng.normal(0.2, 1, shape), tf.float32)
+    bad = tf.where(good > 1, np.inf, tf.where(good < -1, np.nan, good))
+    for updates in range(2):
+        before = _values(optimizer, [variable])
+        apply(bad, tf.constant(False))
+        for key, value in _values(optimizer, [variable]).items():
+            np.testing.assert_array_equal(value, before[key], err_msg=f"{key}, {updates} updates")
+        apply(good, tf.constant(True))
+        after = _values(optimizer, [variable])
+        assert any(not np.array_equal(after[key], before[key]) for key in before)
+    graph = apply.get_concrete_function(good, tf.constant(True)).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    branch = "StatelessIf" in kinds or "If" in kinds
+    assert branch == (shape == (300, 110) or name == "RMSProp")  # whose momentum is itself a step
+
+
 @pytest.mark.parametrize("make", _MAKERS.values(), ids=_MAKERS)
 def test_half_types_keep_float32_slots(make):
     """A bfloat16 variable is updated in float32 and rounded once."""

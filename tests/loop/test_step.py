@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import kernels
 import loop
-from loop import layers, optimizers
+from loop import layers, optimizers, step_context
 from tests.loop import steps
 
 
@@ -184,6 +184,23 @@ def test_a_gradient_that_is_not_finite_beside_a_finite_loss():
     assert row["loss"] == 0
     assert not row["finite"]
     assert weight.numpy().tolist() == [0.0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_an_average_of_no_example_stays(weight):
+    """A batch without a real example has no statistics: their value there is no 0 to move to."""
+    slope, average = tf.Variable([2.0], name="slope"), tf.Variable([0.7, -1.3], name="average")
+
+    def loss(batch):
+        value, count = tf.constant([4.0, 5.0]), tf.constant(weight)
+        step_context.current("loss").record(average, value, 0.9, count)
+        return slope[0] * batch["x"]
+
+    step = loop.GradientStep(loss, [slope], optimizers.SGD(0.1))
+    with steps.inside(2):
+        assert step({"x": tf.constant([1.0, 2.0])})["finite"]
+    expected = [0.7, -1.3] if weight == 0 else [0.7 + 0.1 * 3.3, -1.3 + 0.1 * 6.3]
+    np.testing.assert_allclose(average.numpy(), expected, rtol=1e-6)
 
 
 def test_a_scalar_loss_is_the_mean_of_the_slice():
