@@ -92,12 +92,12 @@ def test_a_step_that_is_not_finite_changes_nothing(name, compiler):
 
 _DENSE = {
     **{name: maker for name, maker in _MAKERS.items() if name not in ("Muon", "LARS", "LAMB")},
-    "Momentum, plain": lambda **options: optimizers.Momentum(0.1, **options),
-    "Adam, no epsilon": lambda **options: optimizers.Adam(0.1, epsilon=0.0, **options),
-    "Adadelta, no epsilon": lambda **options: optimizers.Adadelta(0.1, epsilon=0.0, **options),
-    "Adagrad, epsilon": lambda **options: optimizers.Adagrad(0.1, epsilon=0.1, **options),
-    "RMSProp, plain": lambda **options: optimizers.RMSProp(0.1, epsilon=0.0, **options),
-    "RMSProp, centered": lambda **options: optimizers.RMSProp(0.1, centered=True, **options),
+    "Momentum, plain": lambda: optimizers.Momentum(0.1),
+    "Adam, no epsilon": lambda: optimizers.Adam(0.1, epsilon=0.0),
+    "Adadelta, no epsilon": lambda: optimizers.Adadelta(0.1, epsilon=0.0),
+    "Adagrad, epsilon": lambda: optimizers.Adagrad(0.1, epsilon=0.1),
+    "RMSProp, plain": lambda: optimizers.RMSProp(0.1, epsilon=0.0),
+    "RMSProp, centered": lambda: optimizers.RMSProp(0.1, centered=True),
 }
 
 
@@ -129,6 +129,26 @@ def test_a_dense_update_is_skipped_by_a_branch_only_if_large(name, shape):
     kinds = {operation.type for operation in graph.get_operations()}
     branch = "StatelessIf" in kinds or "If" in kinds
     assert branch == (shape == (300, 110) or name == "RMSProp")  # whose momentum is itself a step
+
+
+def test_a_large_dense_update_on_a_gpu_has_no_branch():
+    """There a branch would wait for the check to reach the host."""
+    variable = tf.Variable(tf.ones([300, 110]), name="kernel")
+    optimizer = optimizers.Adam(0.1)
+    optimizer.build([variable])
+    for device, branch in (("cpu", True), ("gpu", False)):
+
+        def traced(gradient, finite, device=device):
+            with target.tracing_for("graph", device):
+                optimizer.apply([gradient], global_step=_ZERO, finite=finite)
+
+        graph = (
+            tf.function(traced, autograph=False)
+            .get_concrete_function(tf.ones([300, 110]), tf.constant(True))
+            .graph
+        )
+        kinds = {operation.type for operation in graph.get_operations()}
+        assert bool({"If", "StatelessIf"} & kinds) == branch
 
 
 @pytest.mark.parametrize("make", _MAKERS.values(), ids=_MAKERS)
