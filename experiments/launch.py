@@ -3,10 +3,10 @@
     python -m experiments.launch --workers=2 -- python -m experiments.train --strategy=multi_worker
 
 Each worker gets a TF_CONFIG that names them all on loopback; its output is passed through, each
-line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL ten seconds
-later. SIGTERM and SIGINT are handed on to the workers, which have a minute to save and end; a
-second one reaches them too and ends them at once. Exit status: 0 if all ended with 0, else that of
-the first that did not.
+line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL twenty
+seconds later. SIGTERM and SIGINT are handed on to the workers, which have a minute to save and
+end; a second one reaches them too and ends them at once. Exit status: 0 if all ended with 0, else
+that of the first that did not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from absl import flags
 from experiments.entry import run_main
 from experiments.errors import InputError
 
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 20.0  # more than `loop.peers.LOST_SECONDS`: a survivor says whom it lost
 _SAVE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STOPPED_EARLY = 128 + signal.SIGTERM

@@ -127,7 +127,8 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     try:
         return _run_on(replicas, settings, data, total_steps)
     except tf.errors.OpError as error:
-        lost = cluster.lost_worker(str(error.message)) if replicas.workers > 1 else None
+        peers = replicas.peers
+        lost = None if peers is None else cluster.lost_worker(str(error.message), peers)
         if lost is None or settings.debug:
             raise
         _leave_lost_run(replicas, lost)

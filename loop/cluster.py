@@ -25,6 +25,7 @@ from loop.peers import Peers
 _HELLO = b"tapestep worker %d of %d\n"
 _SEEN = b"seen\n"
 _RETRY_SECONDS = 0.1
+_END_SECONDS = 1.0
 # What gRPC, and TensorFlow's collectives and coordination, say when the other end is gone.
 _SIGNS_OF_LOSS = (
     "Connection reset by peer",
@@ -168,18 +169,23 @@ def meet(cluster: Cluster, *, seconds: float) -> Peers:
     return peers
 
 
-def lost_worker(message: str) -> str | None:
+def lost_worker(message: str, peers: Peers) -> str | None:
     """Which worker was lost and how, by the error of a collective; None if it was another error.
+
+    One whose process has ended is known by its connection; one that has stopped, or whose machine
+    is silent, by what TensorFlow says.
 
     Args:
       message: of the `tf.errors.OpError`, many lines.
+      peers: of this worker.
 
     Returns:
-      A few words, such as "worker 1: Connection reset by peer".
+      A few words, such as "worker 1 at 10.0.0.2:4711: Connection reset by peer".
     """
     if not any(sign in message for sign in _SIGNS_OF_LOSS):
         return None
-    remote = re.search(r"remote target /job:worker/replica:\d+/task:(\d+)", message)
+    lost = peers.gone(seconds=_END_SECONDS) or _named(message)
+    who = ", ".join(f"worker {index} at {peers.addresses[index]}" for index in lost)
     cause = re.search(r'grpc_message:"(?:\w+:)?([^"]+)"', message)
     if cause is None:
         lines = [line.strip() for line in message.splitlines()]
@@ -187,7 +193,17 @@ def lost_worker(message: str) -> str | None:
         reason = signs[0][:200]
     else:
         reason = cause.group(1)
-    return f"worker {remote.group(1) if remote else 'unknown'}: {reason}"
+    return f"{who or 'another worker'}: {reason}"
+
+
+def _named(message: str) -> list[int]:
+    """The workers that an error of TensorFlow 2.21 calls lost."""
+    if "RPC: /tensorflow.CoordinationService/Heartbeat" in message:
+        return [0]  # who counts the heartbeats of all did not answer
+    _, silent, tasks = message.partition("stopped sending heartbeats")
+    if silent:
+        return [int(task) for task in re.findall(r"^/job:worker\S*/task:(\d+)$", tasks, re.M)]
+    return [int(task) for task in re.findall(r"remote target /job:worker\S*/task:(\d+)", message)]
 
 
 def _answer(listener: socket.socket, cluster: Cluster, accepted: dict[int, socket.socket]) -> None:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from loop.cluster import Cluster, ClusterError, meet
 from loop.cluster import from_environment as cluster_of
-from loop.peers import LOST_SECONDS
+from loop.peers import LOST_SECONDS, Peers
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Replicas:
       workers: number of workers (processes).
       worker: this worker's index; worker 0 is the chief.
       description: what was chosen and why, for the log.
+      peers: the connections with the other workers; None with one worker.
     """
 
     strategy: Any
@@ -48,6 +49,7 @@ class Replicas:
     description: str
     workers: int = 1
     worker: int = 0
+    peers: Peers | None = None
 
     @property
     def is_chief(self) -> bool:
@@ -219,7 +221,8 @@ def multi_worker(
     cluster = cluster or cluster_of(os.environ)
     if cluster is None:
         raise ClusterError("multi_worker: TF_CONFIG expected to name the workers, found unset")
-    meet(cluster, seconds=meet_seconds).watch(seconds=lost_seconds)
+    peers = meet(cluster, seconds=meet_seconds)
+    peers.watch(seconds=lost_seconds)
     _log.info("worker %d of %d: all workers are there", cluster.index, len(cluster.workers))
     # One job of workers, whatever TF_CONFIG calls them: worker 0 is the chief to TensorFlow too.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -239,7 +242,7 @@ def multi_worker(
     local = count // workers
     ids = tuple(range(cluster.index * local, (cluster.index + 1) * local))
     description = f"multi_worker: worker {cluster.index} of {workers}, {local} replicas each"
-    return Replicas(strategy, count, ids, description, workers, cluster.index)
+    return Replicas(strategy, count, ids, description, workers, cluster.index, peers)
 
 
 def make(kind: str, *, virtual_devices: int = 0, meet_seconds: float = MEET_SECONDS) -> Replicas:

@@ -181,6 +181,10 @@ def _result(directory: pathlib.Path) -> dict[str, object]:
     return result
 
 
+# By itself: the process that watches a worker's connections says it otherwise.
+_LOST = r"\[0\] error: worker 0 of 2 lost worker 1 at 127\.0\.0\.1:\d+: .+; start all of them"
+
+
 def test_two_workers_lose_nothing(tmp_path):
     """A run of two workers stopped, resumed, killed and resumed equals the uncut one to the bit."""
     uncut, cut = tmp_path / "uncut", tmp_path / "cut"
@@ -206,8 +210,7 @@ def test_two_workers_lose_nothing(tmp_path):
     assert status == 137, output
     said = [line for line in output.splitlines() if "error: worker" in line]
     assert len(said) == 1, output
-    lost = r"\[0\] error: worker 0 of 2 lost worker 1: .+; start all of them"
-    assert re.match(lost, said[0]), said[0]
+    assert re.match(_LOST, said[0]), said[0]
     assert "Traceback" not in output
     assert "retracing" not in output
 
@@ -215,6 +218,23 @@ def test_two_workers_lose_nothing(tmp_path):
     assert status == 0, output
     assert _result(cut)["step"] == _STEPS
     assert _result(cut)["state_sha256"] == _result(uncut)["state_sha256"]
+
+
+def test_a_stopped_worker_is_named(tmp_path):
+    """One that neither ends nor answers is named by the other, and ended by the launcher."""
+    process = _train(tmp_path, "--steps=1000000")
+    _reach(process, tmp_path, 20)
+    stopped_at = time.monotonic()
+    stopped = _workers_of(process)[1]
+    os.kill(stopped, signal.SIGSTOP)
+    status, output = _finished(process)
+    # Its heartbeats are missed within 11 s; the launcher leaves the stopped one 20 s.
+    assert time.monotonic() - stopped_at < 60
+    assert status == 1, output
+    said = [line for line in output.splitlines() if "error: worker" in line]
+    assert len(said) == 1, output
+    assert re.match(_LOST, said[0]), said[0]
+    assert not pathlib.Path(f"/proc/{stopped}").exists()
 
 
 def test_dumped_weights_have_the_same_names_on_any_replicas(tmp_path):

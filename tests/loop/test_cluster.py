@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from loop import cluster, distribute
+from loop import cluster, distribute, peers
 from loop.cluster import Cluster, ClusterError
 
 
@@ -181,9 +181,7 @@ def test_a_taken_port_is_named():
             cluster.meet(Cluster((address, "127.0.0.1:1"), 0), seconds=1)
 
 
-def test_the_lost_worker_is_read_from_a_collective_s_error():
-    """Which and why, from what TensorFlow 2.21 wrote when a worker was killed."""
-    message = """Graph execution error:
+_RESET = """Graph execution error:
 
 Detected at node CollectiveReduceV2 defined at (most recent call last):
 <stack traces unavailable>
@@ -191,8 +189,60 @@ Collective ops is aborted by: recvmsg:Connection reset by peer
 Additional GRPC error information from remote target /job:worker/replica:0/task:1 while calling /X:
 :UNKNOWN:Error received from peer  {grpc_message:"recvmsg:Connection reset by peer", grpc_status:14}
 """
-    assert cluster.lost_worker(message) == "worker 1: Connection reset by peer"
-    assert cluster.lost_worker("Collective ops is aborted by: Socket closed").startswith(
-        "worker unknown: Collective ops is aborted by: Socket closed"
-    )
-    assert cluster.lost_worker("Graph execution error:\n\nindices[0] = 9 is not in [0, 9)") is None
+_SILENT = """Graph execution error:
+
+Detected at node while/CollectiveReduceV2 defined at (most recent call last):
+Collective ops is aborted by: Error reported from /job:worker/task:1: The following tasks are \
+unhealthy (stopped sending heartbeats):
+/job:worker/replica:0/task:1
+/job:worker/replica:0/task:2
+The tasks have crashed. Check the task logs for an earlier error, or scheduler events.
+"""
+_SILENT_CHIEF = """Graph execution error:
+
+Collective ops is aborted by: Deadline Exceeded
+
+RPC: /tensorflow.CoordinationService/Heartbeat
+The error could be from a previous operation. Restart your program to reset.
+"""
+
+
+def _peers(*connections):
+    """Worker 0 of as many as there are connections, and one more."""
+    addresses = tuple(f"10.0.0.{index}:2222" for index in range(len(connections) + 1))
+    return peers.Peers(0, addresses, dict(enumerate(connections, 1)), {})
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        (_RESET, "worker 1 at 10.0.0.1:2222: Connection reset by peer"),
+        (_SILENT, "worker 1 at 10.0.0.1:2222, worker 2 at 10.0.0.2:2222: Collective ops is"),
+        (_SILENT_CHIEF, "worker 0 at 10.0.0.0:2222: Collective ops is aborted by: Deadline"),
+        ("Collective ops is aborted by: Socket closed", "another worker: Collective ops is"),
+    ],
+    ids=["reset", "silent", "silent_chief", "unnamed"],
+)
+def test_a_lost_worker_whose_connection_is_open_is_read_from_the_error(message, lost):
+    """Which and why, from what TensorFlow 2.21 wrote when a worker was killed or stopped."""
+    with contextlib.ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
+        assert cluster.lost_worker(message, _peers(*(pair[0] for pair in pairs))).startswith(lost)
+
+
+@pytest.mark.parametrize("message", [_RESET, _SILENT, _SILENT_CHIEF])
+def test_a_lost_worker_whose_process_ended_is_known_by_its_connection(message):
+    """Whatever the error says: TensorFlow names now one, now another, now none."""
+    (here, far), (other, open_end) = socket.socketpair(), socket.socketpair()
+    with here, far, other, open_end:
+        ending = threading.Timer(0.2, far.shutdown, [socket.SHUT_RDWR])
+        ending.start()
+        said = cluster.lost_worker(message, _peers(other, here))
+        ending.join()
+    assert said.startswith("worker 2 at 10.0.0.2:2222: ")
+
+
+def test_another_error_of_a_step_is_no_lost_worker():
+    """An error in the user's own graph is raised as it is."""
+    message = "Graph execution error:\n\nindices[0] = 9 is not in [0, 9)"
+    assert cluster.lost_worker(message, _peers()) is None
