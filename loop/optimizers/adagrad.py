@@ -100,7 +100,7 @@ class Adadelta(Optimizer):
     Args:
       learning_rate: a number or a schedule; 1 in the paper, 0.001 in compat.v1 and Keras.
       rho: decay of both means of squares, in [0, 1).
-      epsilon: inside both roots; 1e-8 in compat.v1, 1e-7 in Keras.
+      epsilon: inside both roots, above 0; 1e-8 in compat.v1, 1e-7 in Keras.
       **options: see `Optimizer`.
 
     Raises:
@@ -123,6 +123,11 @@ class Adadelta(Optimizer):
         super().__init__(learning_rate, **options)
         self._rho = checks.number("Adadelta", "rho", rho, below=1.0)
         self._epsilon = checks.number("Adadelta", "epsilon", epsilon)
+        if self._epsilon == 0:
+            raise ValueError(
+                "Adadelta: epsilon is 0, where the first step has no length and so no later one; "
+                "make it positive"
+            )
 
     def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
         """The mean squares of gradients and of steps."""

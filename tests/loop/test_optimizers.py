@@ -94,7 +94,7 @@ _DENSE = {
     **{name: maker for name, maker in _MAKERS.items() if name not in ("Muon", "LARS", "LAMB")},
     "Momentum, plain": lambda: optimizers.Momentum(0.1),
     "Adam, no epsilon": lambda: optimizers.Adam(0.1, epsilon=0.0),
-    "Adadelta, no epsilon": lambda: optimizers.Adadelta(0.1, epsilon=0.0),
+    "Adadelta, epsilon": lambda: optimizers.Adadelta(0.1, epsilon=1e-50),  # 0 in float32
     "Adagrad, epsilon": lambda: optimizers.Adagrad(0.1, epsilon=0.1),
     "RMSProp, plain": lambda: optimizers.RMSProp(0.1, epsilon=0.0),
     "RMSProp, centered": lambda: optimizers.RMSProp(0.1, centered=True),
@@ -344,6 +344,7 @@ def test_apply_refuses_gradients_that_do_not_fit():
         (lambda: optimizers.Muon(iterations=0), "Muon: iterations must be at least 1"),
         (lambda: optimizers.RMSProp(rho=1.0), "RMSProp: rho must be at least 0 and below 1"),
         (lambda: optimizers.Adagrad(initial_accumulator=0.0), "both 0"),
+        (lambda: optimizers.Adadelta(epsilon=0.0), "Adadelta: epsilon is 0"),
         (lambda: optimizers.SGD(frozen=["("]), "frozen must hold regular expressions"),
         (lambda: optimizers.SGD(frozen="kernel"), "frozen must be a sequence of patterns"),
         (lambda: optimizers.SGD(multipliers={"a": -1}), "multipliers"),
