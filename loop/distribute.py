@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from loop.cluster import Cluster, ClusterError, meet
+from loop.cluster import Cluster, ClusterError, lost_worker, meet
 from loop.cluster import from_environment as cluster_of
 from loop.peers import LOST_SECONDS, Peers
 
@@ -234,9 +234,10 @@ def multi_worker(
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except tf.errors.OpError as error:
+        message = str(error.message)
         raise ClusterError(
             f"worker {cluster.index}: TensorFlow cannot reach the workers that were there "
-            f"({str(error.message).splitlines()[0]}); start all of them again"
+            f"({lost_worker(message, peers) or message.splitlines()[0]}); start all of them again"
         ) from error
     count, workers = strategy.num_replicas_in_sync, len(cluster.workers)
     local = count // workers

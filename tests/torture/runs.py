@@ -17,6 +17,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -306,9 +307,10 @@ def run_workers(folder: Path, victim: int | None, moment: float) -> str | None:
             survivor.wait(SURVIVOR_SECONDS)
             waited = time.monotonic() - begin
             text = (folder / f"log{1 - victim}").read_text(errors="replace")
-            if survivor.returncode and ("Traceback" in text or "error: " not in text):
+            named = re.search(rf"^error: .*worker {victim} at {addresses[victim]}\b", text, re.M)
+            if survivor.returncode and ("Traceback" in text or not named):
                 last = (text.strip().splitlines() or [""])[-1][:200]
-                return f"no line but a traceback or nothing after {waited:.0f} s: {last}"
+                return f"no line that names worker {victim} after {waited:.0f} s: {last}"
             return None
         statuses = [process.wait(LIMIT_SECONDS) for process in processes]
         return f"ended with {statuses}" if any(statuses) else None
