@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import tensorflow as tf
 
@@ -125,13 +125,13 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings, time.monotonic() - began)
     try:
-        return _run_on(replicas, settings, data, total_steps)
-    except tf.errors.OpError as error:
-        peers = replicas.peers
-        lost = None if peers is None else cluster.lost_worker(str(error.message), peers)
-        if lost is None or settings.debug:
+        with replicas.naming_a_lost_worker():
+            return _run_on(replicas, settings, data, total_steps)
+    except loop.WorkerLostError as error:
+        if settings.debug:
             raise
-        _leave_lost_run(replicas, lost)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # TensorFlow's own shutdown would wait for the lost worker
 
 
 def _run_on(
@@ -203,17 +203,6 @@ def _folders(settings: Settings, replicas: distribute.Replicas) -> tuple[Path, P
     else:
         directory = _fresh_directory(settings) if replicas.is_chief else Path()
     return directory, Path(settings.records) if settings.records else directory / RECORDS_FOLDER
-
-
-def _leave_lost_run(replicas: distribute.Replicas, lost: str) -> NoReturn:
-    """Ends the process at once: TensorFlow's own shutdown would wait for the lost worker."""
-    print(
-        f"error: worker {replicas.worker} of {replicas.workers} lost {lost}; start all of them "
-        "again: the run goes on from its last checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
 
 
 def _replicas(settings: Settings, age: float) -> distribute.Replicas:

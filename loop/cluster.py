@@ -26,16 +26,15 @@ _HELLO = b"tapestep worker %d of %d\n"
 _SEEN = b"seen\n"
 _RETRY_SECONDS = 0.1
 _END_SECONDS = 1.0
-# What gRPC, and TensorFlow's collectives and coordination, say when the other end is gone.
-_SIGNS_OF_LOSS = (
+# What TensorFlow's collectives and coordination say when a worker is gone.
+_SIGNS_OF_LOSS = ("Collective ops is aborted", "heartbeat", "remote target /job:worker")
+# What any connection says when its other end is gone: a data set's too.
+_SIGNS_OF_AN_END = (
     "Connection reset by peer",
     "Connection refused",
     "Broken pipe",
     "Socket closed",
     "failed to connect",
-    "Collective ops is aborted",
-    "heartbeat",
-    "remote target /job:worker",
 )
 
 
@@ -182,17 +181,16 @@ def lost_worker(message: str, peers: Peers) -> str | None:
     Returns:
       A few words, such as "worker 1 at 10.0.0.2:4711: Connection reset by peer".
     """
-    if not any(sign in message for sign in _SIGNS_OF_LOSS):
+    lines = [line.strip() for line in message.splitlines()]
+    signs = [line for line in lines if any(s in line for s in _SIGNS_OF_LOSS + _SIGNS_OF_AN_END)]
+    if not signs:
         return None
     lost = peers.gone(seconds=_END_SECONDS) or _named(message)
+    if not lost and not any(sign in message for sign in _SIGNS_OF_LOSS):
+        return None
     who = ", ".join(f"worker {index} at {peers.addresses[index]}" for index in lost)
     cause = re.search(r'grpc_message:"(?:\w+:)?([^"]+)"', message)
-    if cause is None:
-        lines = [line.strip() for line in message.splitlines()]
-        signs = [line for line in lines if any(sign in line for sign in _SIGNS_OF_LOSS)]
-        reason = signs[0][:200]
-    else:
-        reason = cause.group(1)
+    reason = signs[0][:200] if cause is None else cause.group(1)
     return f"{who or 'another worker'}: {reason}"
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from loop.cluster import Cluster, ClusterError, lost_worker, meet
 from loop.cluster import from_environment as cluster_of
+from loop.errors import WorkerLostError
 from loop.peers import LOST_SECONDS, Peers
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,24 @@ class Replicas:
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which the variables of model, optimizer and counter are made."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def naming_a_lost_worker(self) -> Iterator[None]:
+        """Inside it TensorFlow's error after another worker's loss is raised as what it is.
+
+        Raises:
+          WorkerLostError: names the worker, in one line.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            lost = self.peers and lost_worker(str(error.message), self.peers)
+            if not lost:
+                raise
+            raise WorkerLostError(
+                f"worker {self.worker} of {self.workers} lost {lost}; start all of them again: the "
+                "run goes on from its last checkpoint"
+            ) from error
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs `function` on every replica; per-replica arguments arrive as this replica's."""

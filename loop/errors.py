@@ -15,3 +15,11 @@ class NonFiniteError(RuntimeError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class WorkerLostError(RuntimeError):
+    """Another worker of the run ended, stopped or cannot be reached: the run cannot go on.
+
+    The same launch of all workers goes on from the last checkpoint. TensorFlow's own shutdown may
+    wait for the lost worker.
+    """

@@ -198,7 +198,8 @@ class Trainer:
           What was restored; None without a directory or a checkpoint.
 
         Raises:
-          RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
+          RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError,
+          WorkerLostError: one line.
         """
         if self._ready:
             raise RuntimeError("Trainer: already open")
@@ -216,9 +217,10 @@ class Trainer:
                 _log.info("resumed from %s at step %d", restored.path, step)
                 self._saved_step = step
         if self._directory is not None:
-            self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
-            saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
+            with self.replicas.naming_a_lost_worker():
+                self.replicas.broadcast_from_chief(self.state)
+                saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
         self._ready = True
         return restored
 
@@ -230,11 +232,17 @@ class Trainer:
 
         Raises:
           NonFiniteError: a step was not finite and the run was not to skip it.
+          WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
         """
         if not self._ready:
             self.open()
         self.stop_reason = None
+        with self.replicas.naming_a_lost_worker():
+            self._train(until)
+        self.save()
+
+    def _train(self, until: int) -> None:
         step = int(self.global_step)
         for every in self._actions:
             if every.at_start and every.is_due(step):
@@ -249,7 +257,6 @@ class Trainer:
         for every in self._actions:
             if every.at_end and not every.is_due(step):
                 every.action(self)
-        self.save()
 
     def _call(
         self,
@@ -332,12 +339,13 @@ class Trainer:
         """
         if self._evaluation is None:
             raise ValueError("Trainer: made without an evaluation; pass `evaluation=`")
-        if self._compiled_evaluation is None:
-            with self.meter.phase("compile"):
-                self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
-                self._compiled_evaluation.compile()
-        with self.meter.phase("evaluate"), self.evaluated_weights():
-            results = self._compiled_evaluation()
+        with self.replicas.naming_a_lost_worker():
+            if self._compiled_evaluation is None:
+                with self.meter.phase("compile"):
+                    self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
+                    self._compiled_evaluation.compile()
+            with self.meter.phase("evaluate"), self.evaluated_weights():
+                results = self._compiled_evaluation()
         step = int(self.global_step)
         self.evaluations.append((step, results))
         if self._evaluation_lines is not None:

@@ -242,7 +242,16 @@ def test_a_lost_worker_whose_process_ended_is_known_by_its_connection(message):
     assert said.startswith("worker 2 at 10.0.0.2:2222: ")
 
 
-def test_another_error_of_a_step_is_no_lost_worker():
-    """An error in the user's own graph is raised as it is."""
-    message = "Graph execution error:\n\nindices[0] = 9 is not in [0, 9)"
-    assert cluster.lost_worker(message, _peers()) is None
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Graph execution error:\n\nindices[0] = 9 is not in [0, 9)",
+        "ConnectionRefusedError: [Errno 111] Connection refused\n [[{{node PyFunc}}]]",
+    ],
+    ids=["index", "connection"],
+)
+def test_another_error_of_a_step_is_no_lost_worker(message):
+    """An error of the user's own graph or data set is raised as it is while all workers live."""
+    here, far = socket.socketpair()
+    with here, far:
+        assert cluster.lost_worker(message, _peers(here)) is None

@@ -69,6 +69,40 @@ def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
     assert "Traceback" not in errors
 
 
+def test_a_worker_killed_in_training_is_named_to_a_loop_of_one_s_own():
+    """The trainer's error says in one line who was lost, and the process ends."""
+    ports = _free_ports(2)
+    body = """
+        import numpy as np, tensorflow as tf
+        import loop
+        replicas = loop.distribute.multi_worker(workers)
+        with replicas.scope():
+            weight = tf.Variable(0.5, name="weight")
+            optimizer = loop.optimizers.SGD(0.01)
+            loss = lambda batch: tf.square(batch["x"] - weight)
+            step = loop.GradientStep(loss, [weight], optimizer)
+        values = np.random.default_rng(3).normal(0.7, 1, 32).astype(np.float32)
+        trainer = loop.Trainer(
+            step=step,
+            feed=loop.feeds.Arrays({"x": values}, batch_size=8, seed=1),
+            state={"weight": weight, "optimizer": optimizer},
+            replicas=replicas,
+            compile="graph",
+            actions=[loop.Every(50, lambda _: print("trained", flush=True))],
+        )
+        trainer.train(until=1_000_000)
+        """
+    survivor, victim = (_start(index, ports, body) for index in range(2))
+    with survivor, victim:
+        assert survivor.stdout.readline() == "trained\n", survivor.stderr.read()
+        victim.kill()
+        _, errors = survivor.communicate(timeout=30)
+    assert survivor.returncode == 1
+    last = errors.rstrip().splitlines()[-1]
+    lost = f"loop.errors.WorkerLostError: worker 0 of 2 lost worker 1 at 127.0.0.1:{ports[1]}: "
+    assert last.startswith(lost), last
+
+
 def test_a_worker_that_is_done_may_go_first():
     """One that ended of itself said so: the other goes on past the time it would have had."""
     ports = _free_ports(2)
