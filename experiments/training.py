@@ -125,8 +125,7 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings, time.monotonic() - began)
     try:
-        with replicas.naming_a_lost_worker():
-            return _run_on(replicas, settings, data, total_steps)
+        return _run_on(replicas, settings, data, total_steps)
     except loop.WorkerLostError as error:
         if settings.debug:
             raise

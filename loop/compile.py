@@ -152,6 +152,7 @@ class CompiledLoop:
           ValueError: if count does not fit the capacity.
           RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
             traced and compiled again.
+          WorkerLostError: another worker is gone.
         """
         if not 0 <= count <= self.steps_per_call:
             raise ValueError(
@@ -164,8 +165,9 @@ class CompiledLoop:
             if self.mode != "eager" and self._replicas.strategy is None:
                 # The one trace there is: looking it up again costs 0.2 ms a call.
                 self._traced = self._call.get_concrete_function(*arguments)
-        table, numbers = self._traced(*arguments)
-        first_step, done, streak = numbers.numpy().tolist()
+        with self._replicas.naming_a_lost_worker():
+            table, numbers = self._traced(*arguments)
+            first_step, done, streak = numbers.numpy().tolist()
         table = table.numpy()[:done, : len(self._columns)]
         return Outcome(Rows(first_step, self._columns, table), streak > max_nonfinite, streak)
 

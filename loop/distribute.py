@@ -119,9 +119,15 @@ class Replicas:
 
         return self.per_replica(share)
 
+    def _host_sum(self, share: Any) -> npt.NDArray[np.int64]:
+        """The sum of a per-replica tensor, from outside a step."""
+        with self.naming_a_lost_worker():
+            total: npt.NDArray[np.int64] = self.first(self._compiled_sum(share)).numpy()
+        return total
+
     @functools.cached_property
-    def _host_sum(self) -> Callable[[Any], Any]:
-        """Sums a per-replica tensor from outside a step; a graph, since eager collectives crawl."""
+    def _compiled_sum(self) -> Callable[[Any], Any]:
+        """A graph, since eager collectives crawl."""
 
         def summed(share: Any) -> Any:
             # The identity gives the argument this replica's device, which the collective asks for.
@@ -139,9 +145,7 @@ class Replicas:
             return np.asarray([numbers], np.int64)
         table = np.zeros([self.workers, len(numbers)], np.int64)
         table[self.worker] = numbers
-        share = self._from_first(table)
-        gathered: npt.NDArray[np.int64] = self.first(self._host_sum(share)).numpy()
-        return gathered
+        return self._host_sum(self._from_first(table))
 
     def broadcast_from_chief(self, state: Mapping[str, tf.Variable]) -> None:
         """Gives every worker the chief's values, to the bit; nothing with one worker.
@@ -154,7 +158,7 @@ class Replicas:
         values = [np.asarray(variable.numpy()) for variable in state.values()]
         bits = np.concatenate([_as_integers(value) for value in values])
         share = self._from_first(bits if self.is_chief else np.zeros_like(bits))
-        summed = self.first(self._host_sum(share)).numpy()
+        summed = self._host_sum(share)
         ends = np.cumsum([value.size for value in values])
         parts = np.split(summed, ends[:-1])
         for variable, value, part in zip(state.values(), values, parts, strict=True):

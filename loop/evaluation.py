@@ -113,8 +113,9 @@ class CompiledEvaluation:
             while (prepared := following.result()) is not None:
                 following = background.submit(next, chunks, None)
                 chunk, batches = prepared
-                states = self._call(self._resident, chunk, tf.constant(batches))
-                found = tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
+                with self._replicas.naming_a_lost_worker():
+                    states = self._call(self._resident, chunk, tf.constant(batches))
+                    found = tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
                 total = self._merged(total, found) if total else found
         if self._metrics is None or not total:
             raise ValueError("Evaluation: expected at least one example, found none")

@@ -198,8 +198,7 @@ class Trainer:
           What was restored; None without a directory or a checkpoint.
 
         Raises:
-          RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError,
-          WorkerLostError: one line.
+          RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
         """
         if self._ready:
             raise RuntimeError("Trainer: already open")
@@ -217,10 +216,9 @@ class Trainer:
                 _log.info("resumed from %s at step %d", restored.path, step)
                 self._saved_step = step
         if self._directory is not None:
+            self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
-            with self.replicas.naming_a_lost_worker():
-                self.replicas.broadcast_from_chief(self.state)
-                saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
+            saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
         self._ready = True
         return restored
 
@@ -238,11 +236,6 @@ class Trainer:
         if not self._ready:
             self.open()
         self.stop_reason = None
-        with self.replicas.naming_a_lost_worker():
-            self._train(until)
-        self.save()
-
-    def _train(self, until: int) -> None:
         step = int(self.global_step)
         for every in self._actions:
             if every.at_start and every.is_due(step):
@@ -257,6 +250,7 @@ class Trainer:
         for every in self._actions:
             if every.at_end and not every.is_due(step):
                 every.action(self)
+        self.save()
 
     def _call(
         self,
@@ -339,13 +333,12 @@ class Trainer:
         """
         if self._evaluation is None:
             raise ValueError("Trainer: made without an evaluation; pass `evaluation=`")
-        with self.replicas.naming_a_lost_worker():
-            if self._compiled_evaluation is None:
-                with self.meter.phase("compile"):
-                    self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
-                    self._compiled_evaluation.compile()
-            with self.meter.phase("evaluate"), self.evaluated_weights():
-                results = self._compiled_evaluation()
+        if self._compiled_evaluation is None:
+            with self.meter.phase("compile"):
+                self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
+                self._compiled_evaluation.compile()
+        with self.meter.phase("evaluate"), self.evaluated_weights():
+            results = self._compiled_evaluation()
         step = int(self.global_step)
         self.evaluations.append((step, results))
         if self._evaluation_lines is not None:

@@ -181,8 +181,12 @@ def _result(directory: pathlib.Path) -> dict[str, object]:
     return result
 
 
-# By itself: the process that watches a worker's connections says it otherwise.
-_LOST = r"\[0\] error: worker 0 of 2 lost worker 1 at 127\.0\.0\.1:\d+: .+; start all of them"
+def _check_that_worker_1_is_named(output: str) -> None:
+    """By worker 0 itself, once: the process that watches its connections says it otherwise."""
+    said = [line for line in output.splitlines() if "error: worker" in line]
+    assert len(said) == 1, output
+    lost = r"\[0\] error: worker 0 of 2 lost worker 1 at 127\.0\.0\.1:\d+: .+; start all of them"
+    assert re.match(lost, said[0]), said[0]
 
 
 def test_two_workers_lose_nothing(tmp_path):
@@ -208,9 +212,7 @@ def test_two_workers_lose_nothing(tmp_path):
     status, output = _finished(process)
     assert time.monotonic() - killed_at < 30
     assert status == 137, output
-    said = [line for line in output.splitlines() if "error: worker" in line]
-    assert len(said) == 1, output
-    assert re.match(_LOST, said[0]), said[0]
+    _check_that_worker_1_is_named(output)
     assert "Traceback" not in output
     assert "retracing" not in output
 
@@ -228,12 +230,10 @@ def test_a_stopped_worker_is_named(tmp_path):
     stopped = _workers_of(process)[1]
     os.kill(stopped, signal.SIGSTOP)
     status, output = _finished(process)
-    # Its heartbeats are missed within 11 s; the launcher leaves the stopped one 20 s.
-    assert time.monotonic() - stopped_at < 60
+    # The other has 30 s, then the launcher leaves the stopped one 20.
+    assert time.monotonic() - stopped_at < 50
     assert status == 1, output
-    said = [line for line in output.splitlines() if "error: worker" in line]
-    assert len(said) == 1, output
-    assert re.match(_LOST, said[0]), said[0]
+    _check_that_worker_1_is_named(output)
     assert not pathlib.Path(f"/proc/{stopped}").exists()
 
 

@@ -8,6 +8,8 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 _WORKER = """
 import sys, time
 from loop import cluster
@@ -69,10 +71,13 @@ def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
     assert "Traceback" not in errors
 
 
-def test_a_worker_killed_in_training_is_named_to_a_loop_of_one_s_own():
-    """The trainer's error says in one line who was lost, and the process ends."""
+@pytest.mark.parametrize(
+    "what", ["replicas.gather([1])", "compiled.run(chunk, 1)", "trainer.evaluate()"]
+)
+def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
+    """Whatever the survivor does next: the error's one line says who was lost, and it ends."""
     ports = _free_ports(2)
-    body = """
+    body = f"""
         import numpy as np, tensorflow as tf
         import loop
         replicas = loop.distribute.multi_worker(workers)
@@ -82,21 +87,29 @@ def test_a_worker_killed_in_training_is_named_to_a_loop_of_one_s_own():
             loss = lambda batch: tf.square(batch["x"] - weight)
             step = loop.GradientStep(loss, [weight], optimizer)
         values = np.random.default_rng(3).normal(0.7, 1, 32).astype(np.float32)
+        feed = loop.feeds.Arrays({{"x": values}}, batch_size=8, seed=1)
         trainer = loop.Trainer(
             step=step,
-            feed=loop.feeds.Arrays({"x": values}, batch_size=8, seed=1),
-            state={"weight": weight, "optimizer": optimizer},
+            feed=feed,
+            state={{"weight": weight, "optimizer": optimizer}},
             replicas=replicas,
+            evaluation=loop.Evaluation(lambda batch: {{"error": batch["x"] - weight}}, feed),
             compile="graph",
-            actions=[loop.Every(50, lambda _: print("trained", flush=True))],
         )
-        trainer.train(until=1_000_000)
+        trainer.train(until=20)
+        trainer.evaluate()
+        compiled = trainer.compiled_loop()
+        chunk = compiled.prepare(20, 1)
+        print("trained", flush=True)
+        assert sys.stdin.readline() == "go on\\n"
+        {what}
         """
     survivor, victim = (_start(index, ports, body) for index in range(2))
     with survivor, victim:
         assert survivor.stdout.readline() == "trained\n", survivor.stderr.read()
+        assert victim.stdout.readline() == "trained\n", victim.stderr.read()
         victim.kill()
-        _, errors = survivor.communicate(timeout=30)
+        _, errors = survivor.communicate("go on\n", timeout=30)
     assert survivor.returncode == 1
     last = errors.rstrip().splitlines()[-1]
     lost = f"loop.errors.WorkerLostError: worker 0 of 2 lost worker 1 at 127.0.0.1:{ports[1]}: "
