@@ -125,7 +125,8 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     total_steps = steps.total(settings, data)
     replicas = _replicas(settings, time.monotonic() - began)
     try:
-        return _run_on(replicas, settings, data, total_steps)
+        with replicas.naming_a_lost_worker():  # making variables runs collectives too
+            return _run_on(replicas, settings, data, total_steps)
     except loop.WorkerLostError as error:
         if settings.debug:
             raise

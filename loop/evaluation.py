@@ -102,7 +102,7 @@ class CompiledEvaluation:
     def compile(self) -> None:
         """Traces and compiles without evaluating anything."""
         chunk, _ = next(self._chunks())
-        self._call(self._resident, chunk, tf.constant(0))
+        self._run(chunk, 0)
 
     def __call__(self) -> dict[str, Any]:
         """Name -> metric: a float, or nested lists of a metric that is an array."""
@@ -113,13 +113,17 @@ class CompiledEvaluation:
             while (prepared := following.result()) is not None:
                 following = background.submit(next, chunks, None)
                 chunk, batches = prepared
-                with self._replicas.naming_a_lost_worker():
-                    states = self._call(self._resident, chunk, tf.constant(batches))
-                    found = tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
+                found = self._run(chunk, batches)
                 total = self._merged(total, found) if total else found
         if self._metrics is None or not total:
             raise ValueError("Evaluation: expected at least one example, found none")
         return {name: _plain(self._metrics[name].compute(state)) for name, state in total.items()}
+
+    def _run(self, chunk: Any, batches: int) -> Any:
+        """The metrics' states over a chunk's first batches, on the host."""
+        with self._replicas.naming_a_lost_worker():
+            states = self._call(self._resident, chunk, tf.constant(batches))
+            return tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
 
     def _chunks(self) -> Iterator[tuple[Any, int]]:
         """Every call's chunk, in place, and its batches."""

@@ -72,7 +72,13 @@ def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
 
 
 @pytest.mark.parametrize(
-    "what", ["replicas.gather([1])", "compiled.run(chunk, 1)", "trainer.evaluate()"]
+    "what",
+    [
+        "replicas.gather([1])",
+        "compiled.run(chunk, 1)",
+        "trainer.evaluate()",
+        "evaluation.compiled('graph', replicas).compile()",
+    ],
 )
 def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
     """Whatever the survivor does next: the error's one line says who was lost, and it ends."""
@@ -88,12 +94,13 @@ def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
             step = loop.GradientStep(loss, [weight], optimizer)
         values = np.random.default_rng(3).normal(0.7, 1, 32).astype(np.float32)
         feed = loop.feeds.Arrays({{"x": values}}, batch_size=8, seed=1)
+        evaluation = loop.Evaluation(lambda batch: {{"error": batch["x"] - weight}}, feed)
         trainer = loop.Trainer(
             step=step,
             feed=feed,
             state={{"weight": weight, "optimizer": optimizer}},
             replicas=replicas,
-            evaluation=loop.Evaluation(lambda batch: {{"error": batch["x"] - weight}}, feed),
+            evaluation=evaluation,
             compile="graph",
         )
         trainer.train(until=20)
