@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from experiments import tensorflow_import
+from experiments.entry import tensorflow_import
 
 if TYPE_CHECKING:
     from loop.checkpoint import Checkpoint

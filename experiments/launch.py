@@ -25,10 +25,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments.entry import run_main
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
+from experiments.entry.run_main import run_main
 
-_GRACE_SECONDS = 20.0  # more than `loop.peers.LOST_SECONDS`: a survivor says whom it lost
+_GRACE_SECONDS = (
+    20.0  # more than `loop.distribute.peers.LOST_SECONDS`: a survivor says whom it lost
+)
 _SAVE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STOPPED_EARLY = 128 + signal.SIGTERM

@@ -18,12 +18,15 @@ import dataclasses
 import pathlib
 from typing import TYPE_CHECKING
 
-from experiments import datasets, flags, steps, tensorflow_import
-from experiments.entry import debug_requested, run_main
-from experiments.errors import InputError
+from experiments import flags
+from experiments.data import datasets
+from experiments.entry import tensorflow_import
+from experiments.entry.errors import InputError
+from experiments.entry.run_main import debug_requested, run_main
+from experiments.training import steps
 
 if TYPE_CHECKING:
-    from loop.nonfinite import Findings
+    from loop.nonfinite.examination import Findings
 
 EXIT_FINITE = 1
 
@@ -47,22 +50,23 @@ def main(argv: list[str]) -> int:
         import tensorflow as tf
 
         import loop
-        from experiments import training
-        from loop import checkpoint, replay
+        from experiments.training import training_run
+        from loop import checkpoint
+        from loop.nonfinite import replay_file
 
         tf.config.list_physical_devices()
     try:
-        file = replay.read(path)
+        file = replay_file.read(path)
         settings = flags.parse([argv[0], *_flags(path, file.rebuild), *overruling])
         data = datasets.load(settings.dataset, settings.data_dir)
         replicas = loop.distribute.single()
         # The streamed examples are the resident ones, and a replay writes no shards.
         settings = dataclasses.replace(settings, feed="resident")
         total_steps = steps.total(settings, data)
-        parts = training.parts(settings, data, replicas, total_steps, pathlib.Path())
+        parts = training_run.parts(settings, data, replicas, total_steps, pathlib.Path())
         trainer = loop.Trainer(**parts, compile="eager")
-        replay.restore(path, file, trainer.state)
-    except (replay.ReplayError, checkpoint.CheckpointError) as error:
+        replay_file.restore(path, file, trainer.state)
+    except (replay_file.ReplayError, checkpoint.CheckpointError) as error:
         raise InputError(
             path,
             expected="a replay file beside its checkpoint",
@@ -86,7 +90,7 @@ def _flags(path: str, rebuild: dict[str, object]) -> list[str]:
             path,
             expected="a replay file of experiments.train, with flags",
             found="one of another program",
-            mend="replay it with that program, through loop.replay",
+            mend="replay it with that program, through loop.nonfinite.replay_file",
         )
     return [flag for flag in stored if flag.partition("=")[0].removeprefix("--") not in _REPLACED]
 

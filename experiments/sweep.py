@@ -25,7 +25,7 @@ import rich
 from rich.table import Table
 
 from experiments import flags
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 from experiments.flags import Settings
 from experiments.flags.sweep import grid_of
 

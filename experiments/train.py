@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import time
 
-from experiments import datasets, flags, steps, sweep, tensorflow_import
-from experiments.entry import run_main
+from experiments import flags, sweep
+from experiments.data import datasets
+from experiments.entry import tensorflow_import
+from experiments.entry.run_main import run_main
+from experiments.training import steps
 
 
 def main(argv: list[str]) -> int:
@@ -33,10 +36,10 @@ def main(argv: list[str]) -> int:
     # TensorFlow takes seconds to import: what can be refused before that, is.
     steps.total(settings, data)
     with tensorflow_import.without_banner(show=settings.debug):
-        from experiments import training
+        from experiments.training import training_run
 
-        training.list_devices()
-    return training.run(settings, data, began=began)
+        training_run.list_devices()
+    return training_run.run(settings, data, began=began)
 
 
 if __name__ == "__main__":

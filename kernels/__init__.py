@@ -1,12 +1,13 @@
 """Maths on tensors: no variables, no flags, no input or output."""
 
 from kernels.activations import gelu
-from kernels.affine import affine_transform
-from kernels.affine_maps import affine_matrices
 from kernels.attention import causal_attention
-from kernels.augment import Augmentation
-from kernels.batch_norm import Moments, batch_norm_inference, batch_norm_training
-from kernels.boxes import box_mask, cutout
+from kernels.augmentation.affine import affine_transform
+from kernels.augmentation.affine_maps import affine_matrices
+from kernels.augmentation.augment import Augmentation
+from kernels.augmentation.boxes import box_mask, cutout
+from kernels.augmentation.color import adjust_brightness, adjust_contrast, adjust_saturation
+from kernels.augmentation.mixing import beta, cutmix, mixed_one_hot, mixup
 from kernels.clipping import (
     AdaptiveClip,
     ClipByGlobalNorm,
@@ -15,7 +16,6 @@ from kernels.clipping import (
     Clipped,
     global_norm,
 )
-from kernels.color import adjust_brightness, adjust_contrast, adjust_saturation
 from kernels.convolution import conv2d, depthwise_conv2d
 from kernels.losses import (
     huber,
@@ -24,8 +24,8 @@ from kernels.losses import (
     softmax_cross_entropy,
     softmax_cross_entropy_soft,
 )
-from kernels.mixing import beta, cutmix, mixed_one_hot, mixup
-from kernels.normalization import layer_norm, rms_norm
+from kernels.normalization.batch_norm import Moments, batch_norm_inference, batch_norm_training
+from kernels.normalization.layer_norm import layer_norm, rms_norm
 from kernels.pooling import avg_pool2d, max_pool2d
 from kernels.windows import Padding
 

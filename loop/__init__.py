@@ -17,41 +17,43 @@ if _found is None or not (_Path(str(_found.origin)).parent / "target.py").exists
 
 from loop import (  # noqa: E402
     checkpoint,
-    compile,
+    compiled,
     distribute,
     feeds,
-    keras_adapter,
+    keras,
     layers,
     metrics,
     optimizers,
     schedules,
     step_context,
 )
-from loop.actions import Every  # noqa: E402
-from loop.best import BestCheckpoints  # noqa: E402
-from loop.early_stopping import EarlyStopping  # noqa: E402
-from loop.ema import WeightEMA  # noqa: E402
+from loop.actions.best import BestCheckpoints  # noqa: E402
+from loop.actions.early_stopping import EarlyStopping  # noqa: E402
+from loop.actions.every import Every  # noqa: E402
+from loop.actions.meter import Meter  # noqa: E402
+from loop.actions.plateau import ReduceOnPlateau  # noqa: E402
+from loop.actions.profile import Profile  # noqa: E402
+from loop.analysis.range_test import range_test  # noqa: E402
+from loop.averaging.ema import WeightEMA  # noqa: E402
+from loop.averaging.lookahead import Lookahead  # noqa: E402
 from loop.errors import NonFiniteError, WorkerLostError  # noqa: E402
-from loop.evaluation import Evaluation  # noqa: E402
-from loop.export import export  # noqa: E402
+from loop.evaluation.evaluation import Evaluation  # noqa: E402
+from loop.evaluation.export import export  # noqa: E402
+from loop.evaluation.prediction import Prediction  # noqa: E402
+from loop.evaluation.warm_start import warm_start  # noqa: E402
 from loop.global_step import GlobalStep  # noqa: E402
 from loop.gradients import all_finite, reduce_gradients, reduce_sum  # noqa: E402
-from loop.init_from import warm_start  # noqa: E402
-from loop.learning_rate_finder import range_test  # noqa: E402
-from loop.lookahead import Lookahead  # noqa: E402
-from loop.loss_scale import LossScale  # noqa: E402
-from loop.meter import Meter  # noqa: E402
-from loop.module import Module  # noqa: E402
-from loop.plateau import ReduceOnPlateau  # noqa: E402
-from loop.precision import Precision  # noqa: E402
-from loop.prediction import Prediction  # noqa: E402
-from loop.profile import Profile  # noqa: E402
+from loop.layers.module import Module  # noqa: E402
+from loop.precision.loss_scale import LossScale  # noqa: E402
+from loop.precision.policy import Precision  # noqa: E402
 from loop.rows import Rows  # noqa: E402
-from loop.run_directory import RunDirectory  # noqa: E402
-from loop.signals import StopSignals  # noqa: E402
+from loop.run.directory import RunDirectory  # noqa: E402
+from loop.run.signals import StopSignals  # noqa: E402
 from loop.step import GradientStep  # noqa: E402
-from loop.tensorboard import TensorBoard  # noqa: E402
 from loop.trainer import Trainer  # noqa: E402
+from loop.writers.tensorboard import TensorBoard  # noqa: E402
+
+keras_adapter = keras  # The name of `loop.keras` in version 0.1.
 
 __all__ = [
     "BestCheckpoints",
@@ -78,10 +80,11 @@ __all__ = [
     "WorkerLostError",
     "all_finite",
     "checkpoint",
-    "compile",
+    "compiled",
     "distribute",
     "export",
     "feeds",
+    "keras",
     "keras_adapter",
     "layers",
     "metrics",

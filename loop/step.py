@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from kernels import clipping, target
-from loop import gradients as gradient_ops
-from loop import state, step_context
-from loop.loss_scale import LossScale, unscaled
+from loop import step_context
+from loop.averaging.shadow_weights import ShadowWeights
+from loop.gradients import reduce_sum
 from loop.optimizers import Optimizer
-from loop.precision import Precision, as_precision
-from loop.shadow_weights import ShadowWeights
+from loop.precision.loss_scale import LossScale, unscaled
+from loop.precision.policy import Precision, as_precision
 from loop.step_context import MovingAverage, StepContext
+from loop.variables import State, name_of, named, variable_of
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class GradientStep:
         if accumulate < 1:
             raise ValueError(f"GradientStep: accumulate must be at least 1, got {accumulate}")
         self.loss_fn = loss_fn
-        self.names = [state.name_of(variable) for variable in variables]
-        self.variables = [state.variable_of(variable) for variable in variables]
+        self.names = [name_of(variable) for variable in variables]
+        self.variables = [variable_of(variable) for variable in variables]
         self.optimizer = optimizer
         self.clip = clip
         self.accumulate = accumulate
@@ -101,7 +102,7 @@ class GradientStep:
         optimizer.build(variables)  # Refuses an optimizer that was built with others.
         for shadows in self.after_update:
             shadows.build(variables)
-        self.state: state.State = state.named(
+        self.state: State = named(
             {shadows.name: shadows for shadows in self.after_update}
             | ({} if self.loss_scale is None else self.loss_scale.state)
         )
@@ -312,7 +313,7 @@ def _added(left: _Sums, right: _Sums) -> _Sums:
 def _reduced(sums: _Sums) -> _Sums:
     """The sums over the replicas, everything in one collective."""
     flat = [*sums.gradients, sums.loss, *sums.metrics.values(), *sums.values, *sums.weights]
-    flat = gradient_ops.reduce_sum(flat)
+    flat = reduce_sum(flat)
     taken = iter(flat)
     return _Sums(
         [next(taken) for _ in sums.gradients],

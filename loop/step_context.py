@@ -52,8 +52,8 @@ class StepContext:
       all_reduce_sum: sums tensors over the replicas in one packed collective; None with one.
       collectives: how many of these were traced so far, the backward pass's included.
       region: compiles a function of tensors by itself where the whole step cannot be (XLA under
-        replicas, whose collectives stay outside) or had better not (see `loop.regions`); elsewhere
-        the function as it is.
+        replicas, whose collectives stay outside) or had better not (see `loop.compiled.regions`);
+        elsewhere the function as it is.
       moving_averages: what BatchNorm and friends recorded; committed after the finite check.
     """
 

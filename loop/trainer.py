@@ -9,23 +9,27 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from loop import autotune, distribute, keras_state, nonfinite, stall
-from loop import compile as compiling
-from loop import state as states
-from loop.actions import Boundaries, Every, in_order
-from loop.best import BestCheckpoints
+from loop import distribute
+from loop.actions.best import BestCheckpoints
+from loop.actions.every import Boundaries, Every, in_order
+from loop.actions.meter import Meter, Phase
+from loop.actions.monitor import read_evaluations
+from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
+from loop.compiled import autotune
+from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
 from loop.errors import NonFiniteError
-from loop.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed, HasState, saved_state
+from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
+from loop.feeds import Feed, HasState, position
 from loop.global_step import GlobalStep
-from loop.meter import Meter, Phase
-from loop.monitor import read_evaluations
+from loop.keras import step_hooks
+from loop.nonfinite import examination
 from loop.rows import Rows
-from loop.run_directory import EVALUATIONS, METRICS, RunDirectory
-from loop.shadow_weights import ShadowWeights
-from loop.signals import StopSignals
-from loop.writers import JsonLines, Writer
+from loop.run import stall
+from loop.run.directory import EVALUATIONS, METRICS, RunDirectory
+from loop.run.signals import StopSignals
+from loop.variables import named
+from loop.writers.lines import JsonLines, Writer
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ class Trainer:
       state: the owners of all state besides the counter and the step's own (`step.state`, under
         "step"), by name: models, optimizers, variables.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
-      compile: "xla", "graph", "eager" or "auto" (see `loop.autotune`).
+      compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.autotune`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
       evaluation: what `evaluate` runs.
@@ -79,11 +83,11 @@ class Trainer:
     def __init__(
         self,
         *,
-        step: compiling.StepFunction,
+        step: StepFunction,
         feed: Feed,
         state: Mapping[str, Any],
         directory: str | os.PathLike[str] | RunDirectory | None = None,
-        compile: compiling.Mode | Literal["auto"] = "auto",
+        compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
         evaluation: Evaluation | None = None,
@@ -109,7 +113,7 @@ class Trainer:
             self.global_step = GlobalStep()
         # A step that has state of its own (a loss scale) must not be forgotten by its user.
         own = {"step": step} if getattr(step, "state", None) else {}
-        self.state = states.named({**own, **state, "global_step": self.global_step.variable})
+        self.state = named({**own, **state, "global_step": self.global_step.variable})
         self.feed = feed
         self.meter = Meter()
         self.rows: Rows | None = None
@@ -117,15 +121,15 @@ class Trainer:
         self.stop_reason: str | None = None
         self.stop_signal: int | None = None
         self._choice = autotune.Choice(
-            lambda mode: compiling.CompiledLoop(
+            lambda mode: CompiledLoop(
                 step,
                 feed,
                 mode=mode,
                 steps_per_call=self.steps_per_call,
                 global_step=self.global_step,
                 replicas=self.replicas,
-                hooks=keras_state.seed_hooks(state),
-                assigned=keras_state.statistics(state),
+                hooks=step_hooks.seed_hooks(state),
+                assigned=step_hooks.statistics(state),
             ),
             compile,
             state=self.state,
@@ -135,12 +139,12 @@ class Trainer:
         if steps_per_call is None:
             steps_per_call = int(getattr(feed, "steps_per_call", 64))
         self.steps_per_call = steps_per_call
-        self._chosen: compiling.CompiledLoop | None = None
+        self._chosen: CompiledLoop | None = None
         self._evaluation = evaluation
         self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
-        self._examined = nonfinite.Step(
-            step, feed, self.state, self.replicas, hooks=keras_state.seed_hooks(state)
+        self._examined = examination.Step(
+            step, feed, self.state, self.replicas, hooks=step_hooks.seed_hooks(state)
         )
         self._stall_seconds = stall_seconds
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
@@ -166,11 +170,11 @@ class Trainer:
         return self._chosen.traces if self._chosen is not None else 0
 
     @property
-    def mode(self) -> compiling.Mode:
+    def mode(self) -> Mode:
         """The compile mode in use; with "auto" chosen when training or evaluation starts."""
         return self.compiled_loop().mode
 
-    def compiled_loop(self, *, steps: int = 0) -> compiling.CompiledLoop:
+    def compiled_loop(self, *, steps: int = 0) -> CompiledLoop:
         """The loop in its compile mode, which with "auto" the first call here chooses.
 
         `train` and `evaluate` call it; a caller that trains in many short pieces calls it first.
@@ -180,7 +184,7 @@ class Trainer:
         """
         if self._chosen is None:
             saved = self._directory.saved_exactness if self._directory is not None else {}
-            modes: tuple[compiling.Mode | None, ...] = (None, "xla", "graph", "eager")
+            modes: tuple[Mode | None, ...] = (None, "xla", "graph", "eager")
             place = modes.index(saved.get("compile"))
             # The chief alone has read the directory.
             of_chief = modes[int(self.replicas.gather([place])[0, 0])]
@@ -218,7 +222,7 @@ class Trainer:
         if self._directory is not None:
             self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
-            saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
+            position.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
         self._ready = True
         return restored
 
@@ -309,16 +313,16 @@ class Trainer:
             self.stop_signal = highest
             self.stop(f"signal {highest}")
 
-    def _raise_nonfinite(self, outcome: compiling.Outcome) -> None:
+    def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
-        failure = nonfinite.Failure.of(int(self.global_step), self.feed, outcome)
+        failure = examination.Failure.of(int(self.global_step), self.feed, outcome)
         line = failure.message(self._examined)
         if self._directory is not None and self.replicas.is_chief:
             with self.meter.phase("checkpoint"):
                 line += f"; {self._directory.save_replay(failure)}"
         raise NonFiniteError(line, failure.step)
 
-    def examine(self) -> nonfinite.Findings:
+    def examine(self) -> examination.Findings:
         """Computes the next step eagerly, operation by operation, and says what is not finite.
 
         Nothing changes. Some thousand times slower than a training step.
@@ -362,7 +366,7 @@ class Trainer:
             return
         best = () if self._keep_best is None else self._keep_best.steps(self.evaluations)
         with self.meter.phase("checkpoint"):
-            self._directory.save(step, saved_state.state_of(self.feed, step), pinned=best)
+            self._directory.save(step, position.state_of(self.feed, step), pinned=best)
         self._saved_step = step
 
     def stop(self, reason: str) -> None:

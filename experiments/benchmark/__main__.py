@@ -37,8 +37,8 @@ from typing import Any
 from absl import app, flags
 
 from experiments.benchmark import auto, race, start_up, tables, timing, workloads
-from experiments.entry import run_main
-from experiments.errors import InputError, alternatives
+from experiments.entry.errors import InputError, alternatives
+from experiments.entry.run_main import run_main
 
 _JSON = flags.DEFINE_string("json", None, "where to write the results", required=True)
 _QUICK = flags.DEFINE_bool("quick", False, "a short run: fewer workloads, shorter rounds")

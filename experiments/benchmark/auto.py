@@ -16,7 +16,7 @@ from experiments.benchmark import machine, race, timing, workloads
 from experiments.benchmark.process import Process, Ready, fresh_caches
 from experiments.benchmark.referee import CALL_SECONDS, Referee
 
-# Those of `loop.compile.Mode` that compile; a contender `tapestep_<mode>` each.
+# Those of `Mode` that compile; a contender `tapestep_<mode>` each.
 MODES = ("graph", "xla")
 CALL_LENGTHS = (1, 8, 64, 256)
 QUICK_CALL_LENGTHS = (1, 64)

@@ -12,11 +12,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import shards
 from experiments.benchmark import machine, timing, workloads
 from experiments.benchmark.peers import fed
 from experiments.benchmark.process import Process, Ready, fresh_caches
 from experiments.benchmark.referee import steps_a_round
+from experiments.data import shards
 
 WORKLOADS = ("cnn",)
 FEEDS = ("resident", "records")

@@ -19,12 +19,14 @@ from unittest import mock
 
 import tensorflow as tf
 
-from experiments import datasets, flags, training
-from experiments import steps as program_steps
+from experiments import flags
 from experiments.benchmark import machine, workloads
 from experiments.benchmark.peers.tapestep import Tapestep
+from experiments.data import datasets
+from experiments.training import steps as program_steps
+from experiments.training import training_run
 from loop import distribute
-from loop.compile import CompiledLoop, Mode
+from loop.compiled.compiled_loop import CompiledLoop, Mode
 from loop.feeds import Feed
 from loop.global_step import GlobalStep
 from loop.optimizers import Optimizer
@@ -71,7 +73,7 @@ def _program() -> Training:
     settings = flags.parse(["train"])
     data = datasets.load(settings.dataset, settings.data_dir)
     total = program_steps.total(settings, data)
-    made = training.parts(settings, data, distribute.single(), total, pathlib.Path())
+    made = training_run.parts(settings, data, distribute.single(), total, pathlib.Path())
     # `--compile=auto` takes the graph for a run of a second.
     return Training(made["step"], made["feed"], "graph", 64)
 

@@ -17,7 +17,7 @@ import tempfile
 from typing import Any
 
 from experiments.benchmark import install_peers, machine, memory_worker
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 
 ROOM_BYTES = 128 * 2**20
 """Between what the process needs by itself and its limit: two calls' batches, and their copies."""

@@ -23,7 +23,7 @@ import tensorflow as tf
 import kernels
 import loop
 from loop import feeds, layers, optimizers
-from loop.writers import Writer
+from loop.writers.lines import Writer
 
 IMAGE_SHAPE = (128, 128, 3)
 RECORD_BYTES = 8 + 128 * 128 * 3

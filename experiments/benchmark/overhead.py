@@ -16,8 +16,8 @@ import tensorflow as tf
 
 import loop
 from experiments.benchmark import machine, timing
-from loop import compile as compiling
 from loop import distribute, feeds
+from loop.compiled.compiled_loop import CompiledLoop
 
 CALL_LENGTHS = (1, 8, 64)
 VARIABLES = (8, 1000)
@@ -51,7 +51,7 @@ def _feed() -> feeds.Arrays:
 def _loop(count: int, steps: int, compiler: Compiler) -> Callable[[], Any]:
     """A call of the compiled loop: input prepared, run, rows on the host."""
     variables = _variables(count)
-    compiled = compiling.CompiledLoop(
+    compiled = CompiledLoop(
         lambda batch: {"loss": _add(variables, batch["x"])},
         _feed(),
         mode=compiler,

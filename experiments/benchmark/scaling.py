@@ -53,10 +53,10 @@ def _step(replicas: Any, name: str, batch: int) -> Values:
     """The time of a training step, the cores it keeps busy, and the bytes of the gradients."""
     import kernels
     import loop
-    from experiments import models
-    from loop.compile import CompiledLoop
+    from experiments.training import models
+    from loop.compiled.compiled_loop import CompiledLoop
     from loop.global_step import GlobalStep
-    from loop.precision import as_precision
+    from loop.precision.policy import as_precision
 
     rng = np.random.default_rng(0)
     data = {

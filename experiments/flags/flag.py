@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from experiments.errors import alternatives
+from experiments.entry.errors import alternatives
 
 Kind = Literal["choice", "int", "float", "bool", "text", "ints", "floats"]
 

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 
 _LARGEST = 1 << 20
 _NAMES = ("--flagfile", "-flagfile")

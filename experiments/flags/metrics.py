@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, NoReturn
 
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 
 Kind = Literal["top", "confusion", "auc"]
 Named = tuple[str, Kind, int]

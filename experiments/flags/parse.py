@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from absl import flags as absl_flags
 
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 from experiments.flags import defaults, flagfile, help_text, rules, table
 from experiments.flags.flag import Flag
 from experiments.flags.settings import Settings

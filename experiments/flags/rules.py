@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Set
 from typing import Any
 
-from experiments.errors import InputError, alternatives
+from experiments.entry.errors import InputError, alternatives
 from experiments.flags import metrics, outer, table
 
 _NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")

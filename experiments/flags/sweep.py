@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 from experiments.flags import table
 
 # Values of other kinds hold commas, or name a file that every run would write.

@@ -21,7 +21,7 @@ from loop.checkpoint.restoring import Restored, restore, restore_latest
 from loop.checkpoint.retention import retain
 from loop.checkpoint.saving import save
 from loop.checkpoint.start import require_start
-from loop.checkpoint.state import copy_to_host, state_sha256
+from loop.checkpoint.values import copy_to_host, state_sha256
 from loop.checkpoint.verification import verify
 
 __all__ = [

@@ -17,7 +17,7 @@ from loop.checkpoint.directory import absolute, checkpoint_name
 from loop.checkpoint.manifest import Json, checked_metadata
 from loop.checkpoint.retention import check_keep, retain
 from loop.checkpoint.saving import write
-from loop.checkpoint.state import Array, copy_to_host
+from loop.checkpoint.values import Array, copy_to_host
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from loop.checkpoint.manifest import VariableEntry
-from loop.checkpoint.state import Array
+from loop.checkpoint.values import Array
 
 PREFIX = "state"
 FILE_NAMES = (f"{PREFIX}.data-00000-of-00001", f"{PREFIX}.index")

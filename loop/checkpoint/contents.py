@@ -12,7 +12,7 @@ import numpy as np
 from loop.checkpoint.directory import absolute
 from loop.checkpoint.errors import DamagedCheckpointError, one_line
 from loop.checkpoint.manifest import Manifest
-from loop.checkpoint.state import Array, describe_variable, raw_bytes
+from loop.checkpoint.values import Array, describe_variable, raw_bytes
 from loop.checkpoint.verification import inspect, load_manifest, read_values
 
 

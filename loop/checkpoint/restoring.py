@@ -19,7 +19,7 @@ from loop.checkpoint.errors import (
     one_line,
 )
 from loop.checkpoint.manifest import Manifest, VariableEntry
-from loop.checkpoint.state import Array, assign, check_state, describe_variable
+from loop.checkpoint.values import Array, assign, check_state, describe_variable
 from loop.checkpoint.verification import inspect, read_values
 
 _LISTED = 8

@@ -29,13 +29,7 @@ from loop.checkpoint.manifest import (
     checked_metadata,
     encode,
 )
-from loop.checkpoint.state import (
-    Array,
-    copy_to_host,
-    describe_variable,
-    raw_bytes,
-    state_sha256,
-)
+from loop.checkpoint.values import Array, copy_to_host, describe_variable, raw_bytes, state_sha256
 from loop.checkpoint.verification import inspect
 
 

@@ -19,7 +19,7 @@ from loop.checkpoint.manifest import (
     Manifest,
     decode,
 )
-from loop.checkpoint.state import Array, describe_variable, state_sha256
+from loop.checkpoint.values import Array, describe_variable, state_sha256
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -9,9 +9,9 @@ from loop.feeds.feed import Batch, Chunk, Feed
 from loop.feeds.iterator import ResumableIterator
 from loop.feeds.layout import Layout, layout
 from loop.feeds.order import Order
+from loop.feeds.position import HasState
 from loop.feeds.record_files import RecordFiles
 from loop.feeds.records import Records
-from loop.feeds.saved_state import HasState
 
 __all__ = [
     "Arrays",

@@ -13,7 +13,7 @@ from loop.feeds.arrays import Transform
 from loop.feeds.errors import FeedError
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
-from loop.feeds.saved_state import decoded, encoded
+from loop.feeds.position import decoded, encoded
 from loop.feeds.stream import BatchStream, unstacked
 
 _STATES_KEPT = 8

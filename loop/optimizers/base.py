@@ -17,7 +17,6 @@ import tensorflow as tf
 from kernels import target
 from kernels.updates import Keep
 from loop import schedules
-from loop import state as states
 from loop.optimizers import checks
 from loop.optimizers.trained import (
     Gradient,
@@ -29,6 +28,7 @@ from loop.optimizers.trained import (
     resource,
 )
 from loop.optimizers.update import Skip, Update, can_idle
+from loop.variables import name_of, variable_of
 
 LearningRate = schedules.Schedule | Callable[[tf.Tensor], tf.Tensor] | float
 Sparse = Literal["lazy", "exact"]
@@ -175,7 +175,7 @@ class Optimizer(abc.ABC):
           TypeError: if a variable's dtype is not a real float.
         """
         owner = type(self).__name__
-        plain = [states.variable_of(variable) for variable in variables]
+        plain = [variable_of(variable) for variable in variables]
         if self._built is not None:
             if len(plain) == len(self._built) and all(
                 mine is other for mine, other in zip(self._built, plain, strict=True)
@@ -190,7 +190,7 @@ class Optimizer(abc.ABC):
                 f"{owner}: build was called inside a tf.function, where a slot would be created at "
                 "every trace; call it before the step is traced"
             )
-        names = [states.name_of(variable) for variable in variables]
+        names = [name_of(variable) for variable in variables]
         self._check_names(names)
         self._trained = [
             self._train(name, variable) for name, variable in zip(names, plain, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 
 
 def check(error: InputError, named: str) -> None:

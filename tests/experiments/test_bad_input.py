@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import entry, flags
-from experiments.errors import InputError
-from tests.experiments import data_files, lines
+from experiments import flags
+from experiments.entry import run_main
+from experiments.entry.errors import InputError
+from tests.experiments import lines
+from tests.experiments.data import data_files
 
 # (arguments, what the line must name). {tmp} is a folder that holds the file "file" and the
 # folders "folder" and "mnist"; {flagfiles} holds the damaged flagfiles.
@@ -174,7 +176,7 @@ def test_bad_flags_are_refused_in_one_line(folder: Path, arguments: str, named: 
 
 def _run(main: Callable[[list[str]], int | None], *arguments: str) -> int:
     with pytest.raises(SystemExit) as raised:
-        entry.run_main(main, ["train", *arguments])
+        run_main.run_main(main, ["train", *arguments])
     assert isinstance(raised.value.code, int)
     return raised.value.code
 
@@ -204,7 +206,7 @@ def test_run_main_leaves_faults_of_the_program_alone() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        entry.run_main(broken, ["train"])
+        run_main.run_main(broken, ["train"])
     assert _run(lambda _argv: 143) == 143
 
 
@@ -240,7 +242,7 @@ def test_the_binary_exits_with_2(tmp_path: Path, arguments: str, named: str) -> 
         timeout=15,
         check=False,
     )
-    assert ended.returncode == entry.EXIT_BAD_INPUT
+    assert ended.returncode == run_main.EXIT_BAD_INPUT
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("error: ")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import steps, tensorflow_import, train
+from experiments import train
+from experiments.entry import tensorflow_import
+from experiments.training import steps
 from loop import checkpoint
-from loop.run_lock import RunLock
+from loop.run.lock import RunLock
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("--model=mlp", "--batch_size=32", "--steps=8", "--log_every=4", "--compile=graph")
@@ -187,7 +189,8 @@ def test_a_read_only_directory_stops_before_step_0(nobody, capsys):
 def test_a_batch_larger_than_the_data_is_refused_before_tensorflow():
     """Status 2 and one line, without the seconds that the import takes."""
     script = (
-        "import sys; from experiments import train; from experiments.errors import InputError\n"
+        "import sys; from experiments import train\n"
+        "from experiments.entry.errors import InputError\n"
         "try: train.main(['train', '--batch_size=99999'])\n"
         "except InputError as error: print(error)\n"
         "print('tensorflow' in sys.modules)"

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from experiments import datasets, evaluation_metrics, flags, replay, train, training
-from experiments.errors import InputError
+from experiments import flags, replay, train
+from experiments.data import datasets
+from experiments.entry.errors import InputError
+from experiments.training import evaluation_metrics, training_run
 from loop import distribute
 from tests.experiments import lines
 
@@ -126,10 +128,10 @@ def test_workers_that_share_no_place_are_refused():
     settings = flags.parse(["train", _STREAMED])
     two = dataclasses.replace(distribute.single(), workers=2, worker=1)
     with pytest.raises(InputError) as caught:
-        training._folders(settings, two)
+        training_run._folders(settings, two)
     lines.check(caught.value, "--records or --directory beside it")
     given = dataclasses.replace(settings, records="shards")
-    assert training._folders(given, two)[1] == pathlib.Path("shards")
+    assert training_run._folders(given, two)[1] == pathlib.Path("shards")
 
 
 @pytest.mark.parametrize(

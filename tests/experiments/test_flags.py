@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import flags
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 from experiments.flags import defaults, table, training
 from experiments.flags.settings import Settings
 

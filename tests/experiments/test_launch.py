@@ -16,7 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from experiments import flags, training
+from experiments import flags
+from experiments.training import training_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 _STEPS = 400
@@ -300,6 +301,8 @@ def test_a_broken_cluster_never_trains_alone(tmp_path, config, named):
 def test_workers_wait_from_their_start_on(monkeypatch, asked, age, waited):
     """The start is off the time to wait, so that a worker killed early is told in time."""
     found = []
-    monkeypatch.setattr(training.distribute, "make", lambda *_, **options: found.append(options))
-    training._replicas(flags.parse(["train", f"--meet_seconds={asked}"]), age)
+    monkeypatch.setattr(
+        training_run.distribute, "make", lambda *_, **options: found.append(options)
+    )
+    training_run._replicas(flags.parse(["train", f"--meet_seconds={asked}"]), age)
     assert [options["meet_seconds"] for options in found] == [waited]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import datasets, flags, train
-from experiments.errors import InputError
+from experiments import flags, train
+from experiments.data import datasets
+from experiments.entry.errors import InputError
 from loop import checkpoint
-from loop.monitor import read_evaluations
+from loop.actions.monitor import read_evaluations
 
 _SMALL = ["train", "--model=mlp", "--batch_size=64", "--compile=graph", "--log_every=1000"]
 

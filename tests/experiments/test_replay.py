@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import entry, replay, train
-from experiments.errors import InputError
+from experiments import replay, train
+from experiments.entry import run_main
+from experiments.entry.errors import InputError
 from loop import checkpoint
-from loop import replay as replay_files
+from loop.nonfinite import replay_file as replay_files
 from tests.experiments import lines
 
 FLAGS = ("--model=mlp", "--optimizer=sgd", "--batch_size=32", "--steps=6", "--log_every=3")
@@ -111,4 +112,4 @@ def test_bad_input_is_refused_in_one_line(stopped, tmp_path):
     lines.check(_refused(str(moved)), "no replay file")
     lines.check(_refused(str(_file(stopped)), "--model=cnn"), "holds other variables")
     lines.check(_refused(str(_file(stopped)), "--modle=cnn"), "did you mean --model?")
-    assert entry.EXIT_BAD_INPUT == 2
+    assert run_main.EXIT_BAD_INPUT == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import flags, sweep, train
-from experiments.errors import InputError
+from experiments.entry.errors import InputError
 from experiments.flags.sweep import grid_of
 
 _ROOT = Path(__file__).resolve().parents[2]

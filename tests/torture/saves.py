@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from loop import checkpoint
-from loop.run_lock import RunLock
+from loop.run.lock import RunLock
 from tests.torture.table import Count, progress, show
 
 KILLED_CALLS = ("mkdir", "openat", "write", "fsync", "rename", "unlink", "unlinkat", "rmdir")

@@ -10,13 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 import kernels
-import loop
-from experiments import shards
 from experiments.benchmark import workloads
 from experiments.benchmark.peers import tapestep, worker
-from experiments.datasets import Dataset
+from experiments.data import shards
+from experiments.data.datasets import Dataset
 from kernels import target
 from loop import feeds, step_context
+from loop.compiled.compiled_loop import Mode
 
 EXAMPLES = 60_000
 NAME = "synthetic"
@@ -78,5 +78,5 @@ def records(workload: workloads.Workload) -> feeds.Feed:
 
 def serve(make_feed: tapestep.MakeFeed) -> None:
     """Runs a contender on this feed, in the mode that suits convolutions: chosen for neither."""
-    mode: loop.compile.Mode = "xla" if target.default_device() == "gpu" else "graph"
+    mode: Mode = "xla" if target.default_device() == "gpu" else "graph"
     worker.serve(functools.partial(tapestep.Tapestep, compile=mode, make_feed=make_feed))

@@ -13,6 +13,7 @@ import loop
 from experiments.benchmark import workloads
 from experiments.benchmark.peers import kernel_models, worker
 from loop import distribute, feeds, layers, optimizers, schedules
+from loop.compiled.compiled_loop import Mode
 
 # The race trains in short pieces; a user's run is one long one.
 _STEPS_TO_COME = 1_000_000
@@ -87,7 +88,7 @@ class Tapestep:
         workload: workloads.Workload,
         _: int,
         *,
-        compile: loop.compile.Mode | Literal["auto"] = "auto",
+        compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
         sparse: optimizers.base.Sparse = "exact",
         precision: str = "float32",
@@ -155,7 +156,7 @@ class Tapestep:
         self._trainer.train(until=int(self._trainer.global_step) + steps)
 
 
-def fixed(compile: loop.compile.Mode) -> worker.Build:
+def fixed(compile: Mode) -> worker.Build:
     """Ours in this mode, at the steps a call that the referee names: nothing is chosen."""
 
     def build(workload: workloads.Workload, steps_per_call: int) -> Tapestep:

@@ -1,0 +1,1 @@
+"""How a binary starts and ends: its imports, its one line on bad input, its exit status."""

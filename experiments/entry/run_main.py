@@ -1,0 +1,54 @@
+"""Runs a binary's `main`: bad input ends with one line and status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from experiments.entry.errors import InputError
+from experiments.flags import flagfile
+
+# absl's own is 1, which a fault of the program has too.
+EXIT_BAD_INPUT = 2
+
+
+def debug_requested(arguments: Sequence[str]) -> bool:
+    """Whether `--debug` is given, flagfiles included; the last one counts, as with every flag."""
+    debug = False
+    with contextlib.suppress(InputError):
+        arguments = flagfile.expand(arguments)
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if argument == "--":
+            break
+        if name in ("--debug", "-debug"):
+            debug = value.lower() not in ("false", "f", "0", "n", "no")
+        elif argument in ("--nodebug", "-nodebug"):
+            debug = False
+    return debug
+
+
+def run_main(
+    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None
+) -> NoReturn:
+    """Runs a binary's `main` and exits the process with its status.
+
+    An `InputError` ends with status 2 and its line on stderr, preceded by the traceback with
+    `--debug`; every other exception is a fault of the program and keeps its traceback.
+
+    Args:
+      main: takes the whole argument list, program name first; None returned means 0.
+      argv: `sys.argv` when None.
+    """
+    arguments = list(sys.argv if argv is None else argv)
+    try:
+        status = main(arguments)
+    except InputError as error:
+        if debug_requested(arguments[1:]):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_BAD_INPUT)
+    sys.exit(status or 0)

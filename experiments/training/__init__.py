@@ -1,0 +1,1 @@
+"""The parts of `experiments.train`: from checked settings to a result."""

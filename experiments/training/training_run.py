@@ -1,0 +1,361 @@
+"""One training run, from checked settings to `result.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+import loop
+from experiments.data.datasets import Dataset
+from experiments.entry.errors import InputError
+from experiments.entry.run_main import EXIT_BAD_INPUT
+from experiments.flags import Settings, rules
+from experiments.training import (
+    delivery,
+    dry_run,
+    models,
+    outer_loop,
+    pipeline,
+    range_test,
+    recipe,
+    result,
+    steps,
+)
+from experiments.training.curves import FOLDER as CURVES_FOLDER
+from experiments.training.curves import Curves
+from experiments.training.evaluation_metrics import EvaluationMetrics
+from loop import checkpoint, distribute
+from loop.actions.profile import Profile
+from loop.actions.progress import Progress
+from loop.compiled.regions import CollectiveInRegionError
+from loop.distribute import cluster
+from loop.evaluation.export import ExportError
+from loop.precision.policy import Precision
+from loop.run import directory, lock
+from loop.run.signals import exit_code
+
+FLAGS_FILE = "flags.txt"
+RESULT_FILE = result.RESULT_FILE
+PROFILE_FOLDER = "profile"
+RECORDS_FOLDER = "records"
+
+# However long the start took, the others are waited for this long.
+_LEAST_MEETING_SECONDS = 5.0
+
+_ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
+_ONE_LINE = (
+    checkpoint.CheckpointError,
+    lock.RunLockError,
+    directory.ConfigurationChangedError,
+    CollectiveInRegionError,
+    loop.feeds.FeedError,
+    loop.NonFiniteError,
+    ExportError,
+    OSError,
+)
+
+# What may differ between a run and its resume without making it another run.
+_HARMLESS = frozenset(
+    {
+        "steps",
+        "epochs",
+        "directory",
+        "data_dir",
+        "download",
+        # The streamed examples are the resident ones, in the same order: the run is the same.
+        "feed",
+        "records",
+        "log_every",
+        "tensorboard",
+        "metrics",
+        "eval_every",
+        "checkpoint_every",
+        "dump_weights",
+        "steps_per_call",
+        "early_stop",
+        "keep_best",
+        "keep_last",
+        "profile",
+        "predict",
+        "export",
+        "dry_run",
+        "find_learning_rate",
+        "sweep",
+        "on_nonfinite",
+        "max_nonfinite",
+        "stall_seconds",
+        "allow_change",
+        "fresh",
+        "debug",
+        # Told apart by the directory's record of what bit-exactness depends on.
+        "compile",
+        "strategy",
+        "virtual_devices",
+        "meet_seconds",
+        "seed",
+    }
+)
+
+
+def list_devices() -> None:
+    """Makes TensorFlow look for GPUs, which it does once and not in silence."""
+    tf.config.list_physical_devices()
+
+
+def run(settings: Settings, data: Dataset, *, began: float) -> int:
+    """Trains as the settings say; returns the exit status.
+
+    Args:
+      settings: of the run.
+      data: what to train on.
+      began: `time.monotonic()` at the program's start; workers wait for each other from then on.
+
+    Raises:
+      InputError: on settings that do not fit the data or the machine.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("loop").setLevel(logging.INFO)
+    total_steps = steps.total(settings, data)
+    replicas = _replicas(settings, time.monotonic() - began)
+    try:
+        with replicas.naming_a_lost_worker():  # making variables runs collectives too
+            return _run_on(replicas, settings, data, total_steps)
+    except loop.WorkerLostError as error:
+        if settings.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # TensorFlow's own shutdown would wait for the lost worker
+
+
+def _run_on(
+    replicas: distribute.Replicas, settings: Settings, data: Dataset, total_steps: int
+) -> int:
+    delivery.check(settings, replicas)
+    if settings.dry_run or settings.find_learning_rate is not None:
+        _run_without_training(settings, data, replicas, total_steps)
+        return 0
+    directory, records = _folders(settings, replicas)
+    with loop.StopSignals() as signals, Progress(total_steps) as progress:
+        made = parts(settings, data, replicas, total_steps, records)
+        curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
+        trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
+        try:
+            with contextlib.closing(curves) if curves else contextlib.nullcontext(), trainer:
+                delivery.start_from(settings, made, trainer)
+                trainer.open()
+                # No earlier: what `open` refuses is refused in one line.
+                logging.getLogger("loop").info("%s", replicas.description)
+                if replicas.is_chief:
+                    (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
+                trainer.train(until=total_steps)
+                evaluation = trainer.evaluate()
+                if curves is not None:
+                    curves.evaluated(trainer)
+                if replicas.is_chief:
+                    delivery.hand_over(settings, made, trainer, data)
+            if replicas.is_chief:
+                result.write(settings, trainer, evaluation, directory)
+        except _ONE_LINE as error:
+            if settings.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed = isinstance(error, (loop.NonFiniteError, ExportError))
+            return 1 if failed else EXIT_BAD_INPUT
+    return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
+
+
+def _run_without_training(
+    settings: Settings, data: Dataset, replicas: distribute.Replicas, total_steps: int
+) -> None:
+    """What `--dry_run` and `--find_learning_rate` do; shards that are not there yet do not stay."""
+    with tempfile.TemporaryDirectory() as scratch:
+        given = Path(settings.records or scratch)
+        records = given if (given / data.name).exists() else Path(scratch)
+        made = parts(settings, data, replicas, total_steps, records)
+        if settings.dry_run:
+            dry_run.show(settings, made, total_steps)
+        else:
+            range_test.find(settings, made)
+
+
+def _folders(settings: Settings, replicas: distribute.Replicas) -> tuple[Path, Path]:
+    """The run's directory and the shards' folder.
+
+    Only the chief keeps a run's files; the other workers get the state from it. Shards are read by
+    each worker, and written by the first that finds none where it looks.
+    """
+    if settings.directory:
+        directory = Path(settings.directory)
+    elif settings.feed == "records" and settings.records is None and replicas.workers > 1:
+        raise InputError(
+            "--feed=records",
+            expected="--records or --directory beside it, on several workers",
+            found="neither",
+            mend="add --records=FOLDER",
+        )
+    else:
+        directory = _fresh_directory(settings) if replicas.is_chief else Path()
+    return directory, Path(settings.records) if settings.records else directory / RECORDS_FOLDER
+
+
+def _replicas(settings: Settings, age: float) -> distribute.Replicas:
+    # From the start of the program, not from here: on a busy machine the import of TensorFlow takes
+    # many seconds, and a worker that another one waits for may have been killed before.
+    least = min(settings.meet_seconds, _LEAST_MEETING_SECONDS)
+    try:
+        return distribute.make(
+            settings.strategy,
+            virtual_devices=settings.virtual_devices,
+            meet_seconds=round(max(settings.meet_seconds - age, least), 1),
+        )
+    except (ValueError, cluster.ClusterError) as error:
+        raise InputError(
+            f"--strategy={settings.strategy}",
+            expected="devices for it",
+            found=error,
+            mend="choose another strategy",
+        ) from error
+
+
+def parts(
+    settings: Settings,
+    data: Dataset,
+    replicas: distribute.Replicas,
+    total_steps: int,
+    records: Path,
+) -> dict[str, Any]:
+    """Step, feed, state, evaluation and its actions, as arguments of `loop.Trainer`.
+
+    Args:
+      settings: of the run.
+      data: its data set.
+      replicas: where it runs.
+      total_steps: how long it is.
+      records: the folder of the shards; with `--feed=records` they are written if absent.
+    """
+    # Of the batch's entries only images are cast: mixup's targets need more than a half type.
+    precision = Precision(settings.precision, inputs=("image",))
+    dtype = precision.variable_dtype
+    with replicas.scope():
+        model = models.make(
+            settings.model,
+            data.image_shape,
+            data.classes,
+            dropout=settings.dropout,
+            seed=settings.seed,
+            precision=precision,
+            synchronized=settings.batch_norm == "synchronized",
+        )
+        outer = outer_loop.OuterLoop(settings)
+        schedule = outer.schedule(recipe.schedule(settings, total_steps))
+        optimizer = recipe.optimizer(settings, schedule)
+        step = loop.GradientStep(
+            pipeline.loss_function(model),
+            model.trainable_variables,
+            optimizer,
+            clip=recipe.clip(settings),
+            accumulate=settings.accumulate,
+            precision=precision,
+            after_update=outer.after_update,
+        )
+    return {
+        "step": step,
+        "feed": pipeline.training_feed(settings, data, dtype, records),
+        "state": {"model": model, "optimizer": optimizer, **outer.state},
+        "evaluation": pipeline.evaluation(
+            models.InPrecision(model, precision), data, dtype, EvaluationMetrics(settings, data)
+        ),
+        "replicas": replicas,
+        **outer.trainer_options(),
+    }
+
+
+def _trainer(
+    settings: Settings,
+    made: dict[str, Any],
+    total_steps: int,
+    directory: Path,
+    signals: loop.StopSignals,
+    progress: Progress,
+    curves: Curves | None,
+) -> loop.Trainer:
+    actions = [*made["actions"]]
+    if made["replicas"].is_chief:
+        actions.append(loop.Every(settings.log_every, progress, at_end=True))
+    if curves is not None and settings.eval_every:
+        actions.append(loop.Every(settings.eval_every, curves.evaluated))
+    if settings.profile is not None:
+        traced = _profiled_steps(settings.profile, total_steps)
+        actions.append(Profile(*traced, directory / PROFILE_FOLDER))
+    return loop.Trainer(
+        **{**made, "actions": actions},
+        directory=loop.RunDirectory(
+            directory,
+            configuration=_configuration(settings, total_steps),
+            keep=settings.keep_last,
+            known=[FLAGS_FILE, RESULT_FILE, PROFILE_FOLDER, RECORDS_FOLDER, CURVES_FOLDER],
+            allow_change=settings.allow_change,
+            fresh=settings.fresh,
+            rebuild={"flags": settings.to_flagfile().splitlines()},
+        ),
+        compile=settings.compile,
+        steps_per_call=settings.steps_per_call or None,
+        evaluate_every=settings.eval_every,
+        checkpoint_every=settings.checkpoint_every,
+        writers=[] if curves is None else [curves],
+        on_nonfinite=settings.on_nonfinite,
+        max_nonfinite=settings.max_nonfinite,
+        stall_seconds=settings.stall_seconds,
+        stop_signals=signals,
+    )
+
+
+def _profiled_steps(text: str, total_steps: int) -> tuple[int, int]:
+    first, last = rules.profiled_steps(text)
+    if last > total_steps:
+        raise InputError(
+            "--profile",
+            expected=f"steps of the run, which has {total_steps}",
+            found=text,
+            mend="trace earlier steps, or train longer",
+        )
+    return first, last
+
+
+def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
+    """The settings that make it this run, with the schedule's end worked out."""
+    kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _HARMLESS}
+    if settings.schedule in _ENDING_SCHEDULES and settings.decay_steps is None:
+        kept["decay_steps"] = total_steps - settings.warmup_steps
+    if settings.plateau:
+        kept["eval_every"] = settings.eval_every
+    return kept
+
+
+def _fresh_directory(settings: Settings) -> Path:
+    """A directory of this run's own, made here so that two runs of one second get two."""
+    name = f"{settings.dataset}-{settings.model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        path = Path("runs", name + suffix)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                "--directory",
+                expected="runs/ to be writable where none is given",
+                found=error.strerror,
+                mend="give --directory",
+            ) from error
+        return path
+    raise InputError("--directory", expected="a free name", found=name, mend="give --directory")

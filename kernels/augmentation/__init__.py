@@ -1,0 +1,1 @@
+"""Random transformations of images and labels inside the step."""

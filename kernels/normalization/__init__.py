@@ -1,0 +1,1 @@
+"""Normalisation over the batch, the layer, the root mean square."""

@@ -1,0 +1,1 @@
+"""What the outer loop does at boundaries, and what it shows of itself."""

@@ -1,0 +1,1 @@
+"""What a step costs, and which learning rates it bears."""

@@ -1,0 +1,197 @@
+"""The choice of compile mode for `compile="auto"`: by a rule, or measured on the real step.
+
+What is measured runs on the run's own state, which is put back to the bit afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from kernels import target
+from loop.checkpoint import copy_to_host, environment
+from loop.compiled.compiled_loop import NEVER, CompiledLoop, Mode
+from loop.compiled.regions import CollectiveInRegionError
+from loop.distribute import Replicas
+from loop.variables import State
+
+_log = logging.getLogger(__name__)
+
+_ROUNDS = 3
+_ROUND_SECONDS = 0.2
+# A run this short is over before another compiler could pay for its compilation.
+_SHORT_RUN_SECONDS = 20.0
+# XLA compiles about this many operations a second on one core; a guess that only bounds the wait.
+_OPERATIONS_A_SECOND = 500.0
+_LONGEST_COMPILE_SECONDS = 60.0
+
+
+class Choice:
+    """Chooses the compile mode of a run.
+
+    Args:
+      make: gives the loop in a mode.
+      asked: "xla", "graph", "eager" or "auto".
+      state: what a step changes; measured candidates leave it as it was.
+      replicas: where the steps run.
+      measurable: whether batches may be fetched for a measurement; not from a feed that cannot be
+        put back to a step.
+      cache: a JSON file of earlier choices, by machine, versions, variables, batch and operations;
+        the user's own (`default_cache`) if not given.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Mode], CompiledLoop],
+        asked: Mode | Literal["auto"],
+        *,
+        state: State,
+        replicas: Replicas,
+        measurable: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        self._make = make
+        self._asked = asked
+        self._state = state
+        self._replicas = replicas
+        self._measurable = measurable
+        self._cache = cache if cache is not None else default_cache()
+
+    def loop(self, *, steps: int, saved: Mode | None) -> CompiledLoop:
+        """The loop in the asked mode; for "auto" in the chosen one, with one log line why.
+
+        The run's own earlier choice first, so that a resume is exact. Then, on one CPU replica,
+        what was measured fastest before on such a step, or is measured now if the run is long
+        enough to pay for it. On a GPU XLA. On several replicas, where workers would have to agree
+        on times, a rule: graph on CPUs, XLA on GPUs unless a collective is inside the forward pass.
+
+        Args:
+          steps: how many the run still has.
+          saved: the mode in the metadata of the checkpoint it resumes from.
+        """
+        if self._asked != "auto":
+            return self._make(self._asked)
+        if saved is not None:
+            return self._chosen(self._make(saved), "the run's choice so far")
+        if target.default_device() == "gpu" and self._replicas.count == 1:
+            return self._chosen(self._make("xla"), "one GPU")
+        if self._replicas.count > 1:
+            return self._on_replicas()
+        graph = self._make("graph")
+        key = self._key(graph)
+        remembered = _read(self._cache).get(key)
+        if remembered == "graph":
+            return self._chosen(graph, "measured fastest before on such a step")
+        if remembered == "xla":
+            return self._chosen(self._make("xla"), "measured fastest before on such a step")
+        if not self._measurable:
+            return self._chosen(graph, "the feed cannot be put back after a measurement")
+        return self._measured(graph, steps, key)
+
+    def _chosen(self, loop: CompiledLoop, reason: str) -> CompiledLoop:
+        _log.info("compile=auto: %s, %s", loop.mode, reason)
+        return loop
+
+    def _on_replicas(self) -> CompiledLoop:
+        """Graph on CPU replicas; on GPUs XLA's regions, unless a collective is inside one."""
+        if target.default_device() == "cpu":
+            return self._chosen(self._make("graph"), "faster than XLA's regions on CPU replicas")
+        xla = self._make("xla")
+        try:
+            xla.operations()
+        except CollectiveInRegionError as error:
+            return self._chosen(self._make("graph"), f"since {error}")
+        return self._chosen(xla, "regions compiled between the collectives")
+
+    def _measured(self, graph: CompiledLoop, steps: int, key: str) -> CompiledLoop:
+        """Times graph, then XLA if that can pay, in turns; the state is as before."""
+        compile_seconds = len(graph.operations()) / _OPERATIONS_A_SECOND
+        before = copy_to_host(self._state)
+        try:
+            loops = {"graph": graph}
+            first = _seconds_per_step(graph, steps)
+            rest = steps * first
+            if rest < _SHORT_RUN_SECONDS:
+                return self._chosen(graph, f"the run takes {rest:.0f} s, too short to compile for")
+            if compile_seconds > min(_LONGEST_COMPILE_SECONDS, rest / 4):
+                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.0f} s")
+            loops["xla"] = self._make("xla")
+            seconds: dict[str, list[float]] = {mode: [] for mode in loops}
+            for _ in range(_ROUNDS):
+                for mode, loop in loops.items():
+                    seconds[mode].append(_seconds_per_step(loop, steps))
+        finally:
+            for name, value in before.items():
+                self._state[name].assign(value)
+        medians = {mode: statistics.median(times) for mode, times in seconds.items()}
+        best = min(medians, key=lambda mode: medians[mode])
+        others = [time for mode, times in seconds.items() if mode != best for time in times]
+        # On a busy machine a round can go either way: such a choice is this run's alone.
+        if max(seconds[best]) < min(others):
+            _remember(self._cache, key, best)
+        shown = ", ".join(f"{mode} {median * 1e3:.2f} ms" for mode, median in medians.items())
+        return self._chosen(loops[best], f"fastest of {shown} a step")
+
+    def _key(self, loop: CompiledLoop) -> str:
+        """What the choice depends on: machine, versions, variables, batch, operations of a step."""
+        shapes = {n: [v.dtype.name, v.shape.as_list()] for n, v in self._state.items()}
+        # The operations tell bfloat16 from float32, and an optimizer from another with its slots.
+        operations = sorted(Counter(loop.operations()).items())
+        told = json.dumps([environment(), shapes, loop.signature(), operations], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _seconds_per_step(loop: CompiledLoop, steps: int) -> float:
+    """Seconds a step takes from the current state on; compiles first, apart.
+
+    Fetches no more batches than the run has steps: a finite data set may have no others.
+    """
+    start = loop.first_step()
+    longest = max(1, min(loop.steps_per_call, steps))
+    chunk = loop.prepare(start, 1 if steps else 0)
+    loop.run(chunk, 0)
+    if not steps:
+        return 0.0
+    count, spent = 1, 0.0
+    while True:
+        chunk = loop.prepare(start, count)
+        began = time.perf_counter()
+        loop.run(chunk, count, max_nonfinite=NEVER)
+        spent = time.perf_counter() - began
+        if spent >= _ROUND_SECONDS or count == longest:
+            return spent / count
+        count = min(longest, count * 4)
+
+
+def default_cache() -> Path:
+    """Where choices are kept: `tapestep/compile.json` in the user's cache directory."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "tapestep" / "compile.json"
+
+
+def _read(cache: Path) -> Mapping[str, str]:
+    try:
+        found = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(cache: Path, key: str, mode: str) -> None:
+    """Adds a choice; a cache that cannot be written costs the next start a measurement."""
+    content = json.dumps({**_read(cache), key: mode}, indent=1)
+    temporary = cache.with_suffix(f".{os.getpid()}")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(cache)
+    except OSError as error:
+        _log.warning("compile=auto: the choice is not kept in %s (%s)", cache, error.strerror)

@@ -1,0 +1,343 @@
+"""Many steps in one compiled call: the inner loop.
+
+A call runs `count` steps, `count` a run-time number up to a fixed capacity, so that one trace
+serves every chunk length. What a step reports is written into a table that the call returns. The
+counter is advanced here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from kernels import target
+from loop import step_context
+from loop.compiled.regions import graph_region, xla_region
+from loop.distribute import Replicas
+from loop.feeds import Feed, layout
+from loop.global_step import GlobalStep
+from loop.rows import CAPACITY, Rows, packed
+from loop.step_context import StepContext
+
+Mode = Literal["eager", "graph", "xla"]
+StepFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, Any]]
+StepHook = Callable[[StepContext], None]
+
+NEVER = 2**31 - 1
+"""As `max_nonfinite`: no number of non-finite steps ends a call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a call did.
+
+    Attributes:
+      rows: one row a step that was run; the last is the offending one where `stopped`.
+      stopped: whether more non-finite steps in a row came than allowed. The offending step is not
+        counted: weights, statistics and counter are as before it.
+      streak: non-finite steps in a row at the end of the call.
+    """
+
+    rows: Rows
+    stopped: bool
+    streak: int
+
+
+class CompiledLoop:
+    """Runs a step function many times a call.
+
+    Args:
+      step: batch -> dict of scalars; traced once. It need not know how many steps a call has. Two
+        names have a meaning: `finite`, whether it updated (by default whether all scalars are
+        finite); beside it `overflow`, that a step which did not is no fault: the loss scale moved.
+      feed: the source of batches.
+      mode: "xla", "graph" or "eager". Under several replicas "xla" compiles forward + backward and
+        the update of a `GradientStep` by themselves, with the collectives between them.
+      steps_per_call: the capacity of a call.
+      global_step: the counter.
+      replicas: where the steps run.
+      hooks: called with the context at the start of each step, traced (Keras's seeds).
+      assigned: variables that the forward pass itself assigns (statistics of Keras's layers); where
+        a step is not finite they are put back.
+
+    Attributes:
+      traces: how often the loop was traced; 1 after the first call, and it stays so.
+      compiles_by_a_step: whether XLA compiles no earlier than at the first step (regions under
+        replicas), so that a call of no steps is not enough.
+
+    Raises:
+      ValueError: on an unknown mode, steps_per_call below 1, or a batch that `step.accumulate` does
+        not divide.
+    """
+
+    def __init__(
+        self,
+        step: StepFunction,
+        feed: Feed,
+        *,
+        mode: Mode,
+        steps_per_call: int,
+        global_step: GlobalStep,
+        replicas: Replicas,
+        hooks: Sequence[StepHook] = (),
+        assigned: Sequence[tf.Variable] = (),
+    ) -> None:
+        if mode not in ("eager", "graph", "xla"):
+            raise ValueError(f"compile: mode must be 'xla', 'graph' or 'eager', got {mode!r}")
+        if steps_per_call < 1:
+            raise ValueError(f"compile: steps_per_call must be at least 1, got {steps_per_call}")
+        self.mode = mode
+        self.steps_per_call = steps_per_call
+        self.traces = 0
+        self._step = step
+        self._feed = feed
+        self._global_step = global_step
+        self._replicas = replicas
+        self._hooks = hooks
+        self._assigned = assigned
+        accumulate = getattr(step, "accumulate", 1)
+        self._layouts = {
+            replica: layout(
+                feed.batch_size, replicas=replicas.count, replica=replica, accumulate=accumulate
+            )
+            for replica in replicas.local_ids
+        }
+        self._positions = replicas.per_replica(
+            lambda replica: tf.constant(self._layouts[replica].positions)
+        )
+        self._resident = replicas.per_replica(lambda _: dict(feed.resident()))
+        self._seed = tf.constant(feed.seed, tf.int64)
+        self._columns: tuple[str, ...] = ()
+        self._signature: dict[str, tuple[Any, Any]] = {}
+        self._traced: Any = None
+        self._numbers: tuple[tuple[int, int, int], tf.Tensor] | None = None
+        # With one replica XLA takes the whole loop; with several, regions inside each step.
+        self.compiles_by_a_step = mode == "xla" and replicas.count > 1
+        whole = mode == "xla" and not self.compiles_by_a_step
+        self._call: Any = (
+            self._steps
+            if mode == "eager"
+            else tf.function(self._steps, jit_compile=whole or None, autograph=False)
+        )
+
+    def prepare(self, first_step: int, count: int) -> Any:
+        """Fetches what a call of `count` steps from `first_step` needs, as tensors in place.
+
+        Touches no state of the run: it may be called ahead, from another thread.
+        """
+        return self._replicas.per_replica(
+            functools.partial(self._chunk, first_step=first_step, count=count)
+        )
+
+    def _chunk(self, replica: int, *, first_step: int, count: int) -> dict[str, tf.Tensor]:
+        chunk = self._feed.chunk(first_step, count, self.steps_per_call, self._layouts[replica])
+        return {name: tf.constant(array) for name, array in chunk.items()}
+
+    def run(self, chunk: Any, count: int, *, max_nonfinite: int = 0, streak: int = 0) -> Outcome:
+        """Runs `count` steps on a prepared chunk.
+
+        Args:
+          chunk: from `prepare` for the current step.
+          count: at most `steps_per_call`; 0 compiles without running a step.
+          max_nonfinite: non-finite steps in a row that are skipped; one more ends the call.
+          streak: non-finite steps in a row before this call.
+
+        Raises:
+          ValueError: if count does not fit the capacity.
+          RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
+            traced and compiled again.
+          WorkerLostError: another worker is gone.
+        """
+        if not 0 <= count <= self.steps_per_call:
+            raise ValueError(
+                f"compile: count must be in [0, steps_per_call={self.steps_per_call}], got {count}"
+            )
+        self._guard(chunk)
+        arguments = self._arguments(chunk, count, max_nonfinite, streak)
+        if self._traced is None:
+            self._traced = self._call
+            if self.mode != "eager" and self._replicas.strategy is None:
+                # The one trace there is: looking it up again costs 0.2 ms a call.
+                self._traced = self._call.get_concrete_function(*arguments)
+        with self._replicas.naming_a_lost_worker():
+            table, numbers = self._traced(*arguments)
+            first_step, done, streak = numbers.numpy().tolist()
+        table = table.numpy()[:done, : len(self._columns)]
+        return Outcome(Rows(first_step, self._columns, table), streak > max_nonfinite, streak)
+
+    def operations(self) -> list[str]:
+        """The type of every operation in the traced loop; traces it, runs nothing.
+
+        Raises:
+          ValueError: in eager mode, which has no graph.
+        """
+        if self.mode == "eager":
+            raise ValueError("compile: eager mode has no graph to list the operations of")
+        chunk = self.prepare(0, 0)
+        graph = self._call.get_concrete_function(*self._arguments(chunk, 0, 0, 0)).graph
+        definition = graph.as_graph_def()
+        nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+        return [node.op for node in nodes]
+
+    def first_step(self) -> int:
+        """The step that the next call starts at."""
+        return int(self._global_step)
+
+    def signature(self) -> list[str]:
+        """The dtypes and shapes of what a call reads: one kind of step told from another."""
+        inputs = (self._resident, self.prepare(0, 0), self._positions)
+        local = [self._replicas.first(one) for one in inputs]
+        return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
+
+    def _arguments(
+        self, chunk: Any, count: int, max_nonfinite: int, streak: int
+    ) -> tuple[Any, ...]:
+        # One tensor, kept while it does not change: at one step a call a new one is felt.
+        key = (count, max_nonfinite, streak)
+        if self._numbers is None or self._numbers[0] != key:
+            self._numbers = (key, tf.constant(key, tf.int32))
+        return (chunk, self._numbers[1])
+
+    def _guard(self, chunk: Any) -> None:
+        """Refuses a call that would be traced anew, and names the argument that changed."""
+        local = self._replicas.first(chunk)
+        signature = {name: (array.dtype, array.shape) for name, array in local.items()}
+        if not self._signature:
+            self._signature = signature
+        elif signature != self._signature:
+            shown = [
+                {name: f"{dtype.name}{shape}" for name, (dtype, shape) in one.items()}
+                for one in (self._signature, signature)
+            ]
+            pairs = {
+                name: (shown[0].get(name, "absent"), shown[1].get(name, "absent"))
+                for name in {**self._signature, **signature}
+            }
+            changed = [f"{n} was {old}, is {new}" for n, (old, new) in pairs.items() if old != new]
+            raise RuntimeError(
+                f"compile: the call would be traced again, since {'; '.join(changed)}; a feed's "
+                "chunks must keep their shapes and dtypes"
+            )
+
+    def _steps(self, chunk: Any, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The call: a loop over steps. Traced, unless in eager mode.
+
+        What no call changes (resident data, positions, seed) the trace captures: as arguments they
+        would be looked at again at each call.
+
+        Args:
+          chunk: from `prepare`, per replica.
+          numbers: int32 [3]: steps to run, non-finite steps in a row allowed, and so far.
+
+        Returns:
+          The rows, float64 [steps_per_call, CAPACITY], and int64 [3]: the step before the first,
+          the steps run, non-finite steps in a row at the end.
+        """
+        if self.mode != "eager":
+            self.traces += 1
+            if self.traces > 1:
+                raise RuntimeError(
+                    "compile: a second trace of one signature; the step's closure must have changed"
+                )
+
+        count, max_nonfinite, streak = tf.unstack(numbers)
+        first_step = self._global_step.read()
+
+        def body(
+            row: tf.Tensor, streak: tf.Tensor, table: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+            global_step = self._global_step.read()
+            packed = self._replicas.first(
+                self._replicas.run(
+                    self._replica_step, self._resident, chunk, self._positions, global_step, row
+                )
+            )
+            values, finite, overflow = packed
+            streak = tf.where(finite, 0, tf.where(overflow, streak, streak + 1))
+            self._global_step.advance(tf.cast(streak <= max_nonfinite, tf.int64))
+            return row + 1, streak, table.write(row, values)
+
+        table = tf.TensorArray(tf.float64, size=self.steps_per_call, element_shape=[CAPACITY])
+        done, streak, table = tf.while_loop(
+            lambda row, streak, _: (row < count) & (streak <= max_nonfinite),
+            body,
+            (tf.constant(0), streak, table),
+            parallel_iterations=1,
+        )
+        outcome = tf.stack([first_step, tf.cast(done, tf.int64), tf.cast(streak, tf.int64)])
+        return table.stack(), outcome
+
+    def _replica_step(
+        self,
+        resident: dict[str, tf.Tensor],
+        chunk: dict[str, tf.Tensor],
+        positions: tf.Tensor,
+        global_step: tf.Tensor,
+        row: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One step on one replica: batch, hooks, step; its row, finite?, overflow?"""
+        replicas = self._replicas
+        context = StepContext(
+            seed=self._seed,
+            global_step=global_step,
+            positions=positions,
+            mask=chunk["mask"][row] if "mask" in chunk else None,
+            batch_size=self._feed.batch_size,
+            replicas=replicas.count,
+            all_reduce_sum=replicas.all_reduce_sum if replicas.count > 1 else None,
+        )
+        if self.compiles_by_a_step:
+            context.region = xla_region
+        elif self.mode == "graph" and replicas.count == 1:
+            context.region = graph_region
+        traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
+        with target.tracing_for(traced_for), step_context.within(context):
+            before = [_read(variable) for variable in self._assigned]
+            for hook in self._hooks:
+                hook(context)
+            # In a region too: augmentation has another form under XLA, as on one replica.
+            batch = context.region(self._feed.batch)(resident, chunk, row)
+            with _counted_regions(context) as regions:
+                scalars = dict(self._step(batch))
+            self._columns, values = packed(scalars)
+        if self.compiles_by_a_step and not regions:
+            raise ValueError(
+                "compile=xla: on several replicas XLA compiles the regions of a step between its "
+                "collectives, and this step function has none: wrap what has no collective in "
+                "`step_context.current(...).region(function)`, or use compile=graph"
+            )
+        if "finite" in scalars:
+            finite = tf.cast(scalars["finite"], tf.bool)
+            overflow = tf.cast(scalars.get("overflow", False), tf.bool)
+        else:
+            overflow = tf.constant(False)
+            finite = tf.reduce_all(tf.math.is_finite(values))
+        for variable, old in zip(self._assigned, before, strict=True):
+            kept = tf.where(finite, _read(variable), old)
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
+        return values, finite, overflow
+
+
+def _read(variable: tf.Variable) -> tf.Tensor:
+    """This replica's value; by its handle, so that no strategy takes part."""
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+@contextlib.contextmanager
+def _counted_regions(context: StepContext) -> Iterator[list[None]]:
+    """Notes each use of the context's `region`, in a list that grows by one."""
+    uses: list[None] = []
+    region = context.region
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        uses.append(None)
+        return region(function)
+
+    context.region = counted
+    yield uses
+    context.region = region

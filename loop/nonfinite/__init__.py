@@ -1,0 +1,1 @@
+"""What was not finite in a step, and the file that replays it."""

@@ -1,0 +1,277 @@
+"""What was not finite in a step: its forward and backward pass once more, eagerly.
+
+A run that stops at a step has the state of the step before, and a step is a pure function of
+(state, seed, step); so the step that failed can be computed again, and nothing of this is paid for
+by steps that do not fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kernels import target
+from loop import step_context
+from loop.checkpoint.values import assign, copy_to_host
+from loop.compiled.compiled_loop import Outcome
+from loop.distribute import Replicas
+from loop.feeds import Batch, Feed, layout
+from loop.nonfinite import origins
+from loop.nonfinite.origins import Origin
+from loop.step_context import StepContext
+from loop.variables import State
+
+_LISTED = 8
+
+StepFunction = Callable[[Batch], Mapping[str, Any]]
+
+
+class GradientsOf(Protocol):
+    """A step that can tell its loss and gradients without an update, as `GradientStep` does."""
+
+    def gradients(self, batch: Batch) -> tuple[tf.Tensor, dict[str, Any]]:
+        """The loss, and the gradient of each variable by its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What was not finite in a step.
+
+    Attributes:
+      step: finished steps before it.
+      state: the names of the variables that were not finite before it.
+      batch: entry of the batch -> the positions of the examples that are not finite in it.
+      loss: of the step; None where the step function does not tell.
+      variables: the names of the variables whose gradients are not finite; None where the step
+        function does not tell its gradients.
+      origins: with `trace`: the operations that made a value that is not finite out of finite ones,
+        in order; without those that did the same in a step that is finite, if others are left.
+    """
+
+    step: int
+    state: tuple[str, ...]
+    batch: dict[str, tuple[int, ...]]
+    loss: float | None
+    variables: tuple[str, ...] | None
+    origins: tuple[Origin, ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        """Whether nothing was found."""
+        loss_finite = self.loss is None or bool(np.isfinite(self.loss))
+        return loss_finite and not (self.state or self.batch or self.variables or self.origins)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step, and what it is computed from.
+
+    Attributes:
+      function: batch -> dict of scalars. One with a method `gradients` (see `GradientsOf`) tells
+        the gradients and changes nothing; any other is run whole and what it changed is put back.
+      feed: the source of its batch.
+      state: name -> variable, everything that it may change.
+      replicas: where the variables are; the whole batch is computed on the first one.
+      hooks: called at its start (Keras's seeds).
+    """
+
+    function: StepFunction
+    feed: Feed
+    state: State
+    replicas: Replicas
+    hooks: Sequence[Callable[[StepContext], None]] = ()
+
+    def examine(self, number: int, *, trace: bool = False) -> Findings:
+        """Computes step `number` eagerly from the current state, which stays as it is.
+
+        Args:
+          number: finished steps before it.
+          trace: look at every operation; some thousand times slower.
+        """
+        saved = copy_to_host(self.state)
+        state = tuple(name for name, value in saved.items() if not origins.all_finite(value))
+        try:
+            with self._first_replica():
+                if not trace:
+                    batch, loss, gradients = self._run(number)
+                    return _findings(number, state, batch, loss, gradients)
+                batch, loss, gradients, origins = self._traced(number)
+                found = _findings(number, state, batch, loss, gradients)
+                if found.finite:
+                    return found
+                assign(self.state, saved)
+                # Any other batch; an earlier one, since a data set may end.
+                kept = self._without_meant(origins, number - 1 if number else 1)
+                return dataclasses.replace(found, origins=tuple(kept))
+        finally:
+            assign(self.state, saved)
+
+    @contextlib.contextmanager
+    def _first_replica(self) -> Iterator[None]:
+        strategy = self.replicas.strategy
+        if strategy is None:
+            yield
+            return
+        first = self.replicas.local_ids[0]
+        with strategy.scope(), tf.distribute.ReplicaContext(strategy, first):
+            yield
+
+    def _without_meant(self, origins: list[Origin], other_step: int) -> list[Origin]:
+        """Leaves out the infinities that are meant: a mask, a logarithm that a select drops."""
+        batch, loss, gradients, usual = self._traced(other_step)
+        if not _findings(other_step, (), batch, loss, gradients).finite:
+            return origins
+        meant = {origin.key for origin in usual}
+        # None other: then the step let one of those through.
+        return [origin for origin in origins if origin.key not in meant] or origins
+
+    def _traced(
+        self, number: int
+    ) -> tuple[Batch, tf.Tensor | None, dict[str, Any] | None, list[Origin]]:
+        names = {
+            component.handle._id: name
+            for name, variable in self.state.items()
+            for component in getattr(variable, "values", (variable,))
+        }
+        watch = origins.Watch(names)
+        with watch.watching():
+            batch, loss, gradients = self._run(number)
+        return batch, loss, gradients, watch.origins
+
+    def _run(self, number: int) -> tuple[Batch, tf.Tensor | None, dict[str, Any] | None]:
+        feed = self.feed
+        accumulate = getattr(self.function, "accumulate", 1)
+        place = layout(feed.batch_size, accumulate=accumulate)
+        chunk = feed.chunk(number, 1, 1, place)
+        tensors = {name: tf.constant(array) for name, array in chunk.items()}
+        context = StepContext(
+            seed=tf.constant(feed.seed, tf.int64),
+            global_step=tf.constant(number, tf.int64),
+            positions=tf.constant(place.positions),
+            mask=tensors["mask"][0] if "mask" in tensors else None,
+            batch_size=feed.batch_size,
+        )
+        with target.tracing_for("eager"), step_context.within(context):
+            for hook in self.hooks:
+                hook(context)
+            batch = feed.batch(dict(feed.resident()), tensors, tf.constant(0))
+            gradients = getattr(self.function, "gradients", None)
+            if gradients is not None:
+                loss, by_name = gradients(batch)
+                return batch, loss, by_name
+            row = self.function(batch)
+            return batch, row.get("loss"), None
+
+
+def _findings(
+    step: int,
+    state: tuple[str, ...],
+    batch: Batch,
+    loss: tf.Tensor | None,
+    gradients: Mapping[str, Any] | None,
+) -> Findings:
+    variables = None
+    if gradients is not None:
+        variables = tuple(
+            name for name, gradient in gradients.items() if not _gradient_finite(gradient)
+        )
+    rows = {name: _rows_not_finite(tensor.numpy()) for name, tensor in _flat(batch)}
+    return Findings(
+        step,
+        state,
+        {name: places for name, places in rows.items() if places},
+        None if loss is None else float(loss),
+        variables,
+    )
+
+
+def _flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tf.Tensor]]:
+    for name, value in batch.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def _gradient_finite(gradient: Any) -> bool:
+    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    return origins.all_finite(values.numpy())
+
+
+def _rows_not_finite(array: npt.NDArray[Any]) -> tuple[int, ...]:
+    """The places along the first axis where something is not finite."""
+    if array.ndim == 0 or not origins.is_number(array):
+        return ()
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return tuple(int(place) for place in np.flatnonzero(~finite))
+
+
+@dataclasses.dataclass
+class Failure:
+    """A step that was not finite and that the run was not to skip.
+
+    Attributes:
+      step: finished steps before it.
+      seed: the run's.
+      row: what it reported.
+      streak: such steps in a row.
+      example_ids: of its batch, by position; None where the feed has none.
+      findings: what `message` found.
+    """
+
+    step: int
+    seed: int
+    row: dict[str, float]
+    streak: int
+    example_ids: npt.NDArray[np.int64] | None
+    findings: Findings | None = None
+
+    @classmethod
+    def of(cls, step: int, feed: Feed, outcome: Outcome) -> Failure:
+        """The failure that ended a call."""
+        row = dict(zip(outcome.rows.columns, outcome.rows.table[-1].tolist(), strict=True))
+        return cls(step, feed.seed, row, outcome.streak, feed.example_ids(step))
+
+    def message(self, examined: Step) -> str:
+        """What is not finite, in a line; computes the step once more to tell."""
+        numbers = [
+            f"{name}={self.row[name]:g}" for name in ("loss", "gradient_norm") if name in self.row
+        ]
+        return (
+            f"step {self.step} is not finite after {self.streak} such steps in a row "
+            f"({', '.join(numbers)}); {self._found(examined)}; the state is that of step "
+            f"{self.step}; seed {self.seed}, examples {self._ids()}"
+        )
+
+    def _ids(self) -> str:
+        return "unknown" if self.example_ids is None else ", ".join(map(str, self.example_ids))
+
+    def _found(self, examined: Step) -> str:
+        try:
+            findings = self.findings = examined.examine(self.step)
+        except Exception as error:  # The run's own error must be told, whatever befalls this.
+            reason = (str(error).splitlines() or [""])[0]
+            return f"what is not finite could not be found ({type(error).__name__}: {reason})"
+        parts = []
+        if findings.state:
+            parts.append(f"not finite before it: {_listed(findings.state)}")
+        for name, positions in findings.batch.items():
+            ids = positions if self.example_ids is None else self.example_ids[list(positions)]
+            kind = "positions" if self.example_ids is None else "examples"
+            parts.append(f"not finite in the batch: {name!r} of {kind} {_listed(ids)}")
+        if findings.variables:
+            parts.append(f"gradients that are not finite: {_listed(findings.variables)}")
+        if findings.variables is None:
+            parts.append("the step function does not tell its gradients")
+        return "; ".join(parts) or "computed eagerly it is finite"
+
+
+def _listed(names: Sequence[Any] | npt.NDArray[np.int64]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(str, names[:_LISTED])) + more

@@ -1,0 +1,1 @@
+"""The dtypes a step computes in, and the scale that keeps a half type's gradients from zero."""

@@ -1,0 +1,1 @@
+"""A run on disk and as a process: its directory, its lock, its signals."""

@@ -1,0 +1,198 @@
+"""A run's directory: its lock, its checkpoints, and whether a resume is the same run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from loop import checkpoint
+from loop.checkpoint import Restored
+from loop.checkpoint.asynchronous import AsynchronousSaver
+from loop.nonfinite import replay_file
+from loop.nonfinite.examination import Failure
+from loop.run import lock
+from loop.variables import State
+
+_log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+_OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS)
+
+
+class ConfigurationChangedError(RuntimeError):
+    """A resume with other settings than the saved run's."""
+
+
+class RunDirectory:
+    """Holds a directory for one run; opened before the first step, closed after the last.
+
+    Args:
+      path: the directory; made if absent.
+      configuration: the settings that make it this run, JSON values. Harmless ones (how often to
+        log) do not belong here.
+      keep: newest checkpoints kept; None keeps all.
+      known: names of the caller's own files that may be there before the first checkpoint.
+      allow_change: resume with another configuration, after saying what differs.
+      fresh: start at step 0 where the directory holds no valid checkpoint.
+      rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
+
+    Raises:
+      ValueError: on a `keep` below 1.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        configuration: Mapping[str, Any] | None = None,
+        keep: int | None = 3,
+        known: Collection[str] = (),
+        allow_change: bool = False,
+        fresh: bool = False,
+        rebuild: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._configuration = dict(configuration or {})
+        self._metadata: dict[str, Any] = {}
+        self._saved_exactness: dict[str, Any] = {}
+        self._state: State = {}
+        self._known = [*_OWN_FILES, *known]
+        self._allow_change = allow_change
+        self._fresh = fresh
+        self._rebuild = dict(rebuild or {})
+        self._lock = lock.RunLock(path)
+        self._saver = AsynchronousSaver(path, keep=keep)
+
+    def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
+        """Locks the directory and restores the newest sound checkpoint.
+
+        Args:
+          state: name -> variable, all that a resume needs.
+          exactness: what a bit-exact resume depends on besides the machine and what
+            `note_exactness` adds later.
+          seed: the run's; part of the configuration, since another one gives other examples.
+
+        Returns:
+          What was restored; None for a start at step 0.
+
+        Raises:
+          RunLockError: another run holds the directory.
+          CheckpointError: it cannot be written, holds no sound checkpoint among damaged ones, or
+            something else; nothing was changed.
+          ConfigurationChangedError: the settings differ and `allow_change` is not set; lists them.
+        """
+        self._state = state
+        self._metadata = {
+            "configuration": {"seed": seed, **self._configuration},
+            "exactness": {**exactness, **checkpoint.environment()},
+        }
+        self._lock.acquire()
+        checkpoint.check_writable(self.path)
+        checkpoint.clean_orphans(self.path)
+        restored = None if self._fresh else checkpoint.restore_latest(self.path, state)
+        if restored is None:
+            checkpoint.require_start(self.path, known=self._known, fresh=self._fresh)
+            return None
+        for line in restored.skipped:
+            _log.warning("%s", line)
+        self._compare(restored)
+        return restored
+
+    def _compare(self, restored: Restored) -> None:
+        saved = restored.metadata
+        changed = checkpoint.differences(
+            saved.get("configuration", {}), self._metadata["configuration"]
+        )
+        if changed and not self._allow_change:
+            raise ConfigurationChangedError(
+                f"{self.path}: the settings differ from the saved run's ({'; '.join(changed)}); "
+                "start with the same ones, in another directory, or pass --allow_change"
+            )
+        for line in changed:
+            _log.warning("resuming with a changed setting: %s", line)
+        self._saved_exactness = dict(saved.get("exactness", {}))
+        known = {k: v for k, v in self._saved_exactness.items() if k in self._metadata["exactness"]}
+        _warn_inexact(checkpoint.differences(known, self._metadata["exactness"]))
+
+    @property
+    def saved_exactness(self) -> Mapping[str, Any]:
+        """What the restored run's bits depended on; empty for a start at step 0."""
+        return self._saved_exactness
+
+    def note_exactness(self, name: str, value: Any) -> None:
+        """Adds what a bit-exact resume depends on and is known only after `open`."""
+        self._metadata["exactness"][name] = value
+        if name in self._saved_exactness:
+            saved = {name: self._saved_exactness[name]}
+            _warn_inexact(checkpoint.differences(saved, {name: value}))
+
+    def save(
+        self, step: int, feed_state: Any | None = None, *, pinned: Collection[int] = ()
+    ) -> None:
+        """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
+
+        Retention leaves the checkpoints that replay files need.
+
+        Args:
+          step: finished steps.
+          feed_state: JSON values that a feed with a state of its own needs to go on from there.
+          pinned: steps whose checkpoints retention leaves too.
+
+        Raises:
+          CheckpointError: the save before this one failed.
+        """
+        metadata = {**self._metadata, "feed": feed_state}
+        kept = {*replay_file.steps_in(self.path), *pinned}
+        self._saver.save(step, self._state, metadata, pinned=kept)
+
+    def save_replay(self, failure: Failure) -> str:
+        """Saves the state before a step that is not finite, and a replay file; waits for both.
+
+        Returns:
+          Where the file is, for the message; or, in a line, why it could not be written.
+        """
+        try:
+            self._saver.wait()
+            path = checkpoint.save(self.path, failure.step, self._state, self._metadata)
+            ids = failure.example_ids
+            variables = failure.findings.variables if failure.findings else None
+            file = replay_file.Replay(
+                step=failure.step,
+                seed=failure.seed,
+                checkpoint=path.name,
+                state_sha256=checkpoint.state_sha256(self._state),
+                row=replay_file.as_json(failure.row),
+                example_ids=None if ids is None else [int(number) for number in ids],
+                variables=None if variables is None else list(variables),
+                rebuild=self._rebuild,
+            ).write(self.path)
+        except checkpoint.CheckpointError as error:
+            return f"no replay file: {error}"
+        return f"replay file {file}"
+
+    def poll(self) -> None:
+        """Raises a background save's error, if it failed; never waits."""
+        self._saver.poll()
+
+    def close(self) -> None:
+        """Waits for the last save and gives the directory up.
+
+        Raises:
+          CheckpointError: the last save failed.
+        """
+        try:
+            self._saver.close()
+        finally:
+            self._lock.release()
+
+
+def _warn_inexact(lines: list[str]) -> None:
+    if lines:
+        _log.warning(
+            "this resume is not bit-exact: the same examples and random numbers, but %s",
+            "; ".join(lines),
+        )

@@ -1,0 +1,1 @@
+"""Where the rows of the steps go: JSON lines, CSV, TensorBoard."""

@@ -1,0 +1,135 @@
+"""Keras models, layers, losses and optimizers in the compiled loop as they are."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import loop
+from loop import optimizers
+from loop.feeds import Arrays
+from loop.keras import adapter
+from tests.loop import steps
+
+_UNTIL = 24
+
+
+def _trainer(mode, *, own_optimizer=False, nested=False, seed=5, data=None, **options):
+    keras.utils.set_random_seed(1)
+    keras.backend.clear_session()  # Keras counts its names up within a process
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(6, use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.8),
+            keras.layers.GaussianNoise(0.1),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(1),
+        ],
+        name="net",
+    )
+    if own_optimizer:
+        optimizer = optimizers.AdamW(0.01, weight_decay=0.1)
+    else:
+        optimizer = adapter.KerasOptimizer(keras.optimizers.AdamW(0.01, weight_decay=0.1))
+    losses = keras.losses.MeanSquaredError(reduction=None)
+    step = loop.GradientStep(
+        lambda batch: losses(batch["y"][:, None], model(batch["x"], training=True)),
+        model.trainable_variables,
+        optimizer,
+    )
+    return loop.Trainer(
+        step=step,
+        feed=Arrays(data or steps.arrays(dtype=np.float32), batch_size=8, seed=seed),
+        state={
+            "nets": {"model": model} if nested else model,
+            "optimizer": optimizer,
+        },
+        compile=mode,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_a_keras_run_resumes_exactly(mode, tmp_path):
+    """BatchNorm, noise, dropout and Keras's AdamW: gone back to step 11, a run repeats itself."""
+    with _trainer(mode, directory=tmp_path, steps_per_call=16) as whole:
+        whole.train(until=11)
+        whole.train(until=_UNTIL)
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(max(tmp_path.glob("checkpoint-*")))
+    with _trainer(mode, directory=tmp_path, steps_per_call=7) as second:
+        second.open()
+        assert int(second.global_step) == 11
+        second.train(until=_UNTIL)
+    assert steps.same(steps.values(whole.state), steps.values(second.state))
+    assert whole.traces == second.traces == 1
+    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+    (mean,) = [v for name, v in whole.state.items() if name.endswith("moving_mean")]
+    assert np.abs(mean.numpy()).min() > 0
+
+
+def test_noise_follows_from_seed_and_step_also_in_a_nested_state():
+    """One seed gives one run, also with the model in a nested mapping; another another."""
+    states = {}
+    for name, options in {
+        "first": {},
+        "again": {},
+        "nested": {"nested": True},
+        "other": {"seed": 6},
+    }.items():
+        trainer = _trainer("graph", **options)
+        trainer.train(until=4)
+        states[name] = [variable.numpy() for variable in trainer.state.values()]
+    for left, right in zip(states["first"], states["again"], strict=True):
+        assert left.tobytes() == right.tobytes()
+    for left, right in zip(states["first"], states["nested"], strict=True):
+        assert left.tobytes() == right.tobytes()
+    assert not all(
+        np.array_equal(a, b) for a, b in zip(states["first"], states["other"], strict=True)
+    )
+
+
+def test_seed_generators_are_set_from_the_step():
+    """Each generator gets a state of its own, a function of (seed, step) alone."""
+    layers = [keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0)]
+    model = keras.Sequential([keras.Input((4,)), keras.Sequential(layers)])
+    generators = adapter.seed_generators(model)
+    assert len(generators) == 2
+
+    def states(seed, step):
+        adapter.seed_from_step(generators, tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+        found = [tuple(generator.state.numpy().tolist()) for generator in generators]
+        model(tf.ones([2, 4]), training=True)  # draws advance the states
+        return found
+
+    seen = [states(seed, step) for seed in (0, 1) for step in (0, 1, 2**35)]
+    assert len({state for pair in seen for state in pair}) == 12
+    assert states(1, 1) == seen[4]
+
+
+def test_a_keras_model_with_the_loops_optimizer_is_keras_with_its_own():
+    """The same model trained by loop.optimizers.AdamW and by Keras's goes the same way."""
+    own, theirs = (_trainer("graph", own_optimizer=flag) for flag in (True, False))
+    for trainer in (own, theirs):
+        trainer.train(until=5)
+    weights = [
+        {n: v.numpy() for n, v in t.state.items() if n.startswith("nets/")} for t in (own, theirs)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for left, right in zip(weights[0].values(), weights[1].values(), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_is_not_finite_leaves_keras_statistics():
+    """Keras's BatchNorm assigns its statistics in the forward pass; a skipped step undoes it."""
+    data = steps.arrays(size=8, dtype=np.float32)
+    data["x"][3, 1] = np.nan
+    trainer = _trainer("graph", data=data, on_nonfinite="skip")
+    before = steps.values(trainer.state)
+    trainer.train(until=2)
+    after = steps.values(trainer.state)
+    changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]
+    assert changed == ["global_step"]

@@ -1,0 +1,35 @@
+"""A poisoned example on the second of two replicas; prints what the run said as JSON."""
+
+import json
+
+import loop
+from tests.loop import steps
+from tests.loop.nonfinite import test_examination
+
+
+def main() -> None:
+    """Trains until the poison and one step more."""
+    replicas = loop.distribute.mirrored(virtual_devices=2)
+    with replicas.scope():
+        net = steps.Net(dropout=0.2)
+        optimizer = loop.optimizers.Adam(0.01)
+        step = loop.GradientStep(steps.squared_errors(net), net.trainable_variables, optimizer)
+    poisoned = test_examination.POISONED
+    for seed in range(100):
+        feed = loop.feeds.Arrays(test_examination.poisoned_arrays(), batch_size=8, seed=seed)
+        k = next(s for s in range(100) if poisoned in feed.example_ids(s))
+        if feed.example_ids(k).tolist().index(poisoned) >= 4 and k > 0:
+            break
+    state = {"net": net, "optimizer": optimizer}
+    trainer = loop.Trainer(step=step, feed=feed, state=state, compile="graph", replicas=replicas)
+    trainer.train(until=k)
+    before = steps.values(trainer.state)
+    try:
+        trainer.train(until=k + 1)
+    except loop.NonFiniteError as error:
+        same = steps.same(before, steps.values(trainer.state))
+        print(json.dumps({"line": str(error), "same": same}))
+
+
+if __name__ == "__main__":
+    main()
