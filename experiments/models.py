@@ -11,6 +11,7 @@ import tensorflow as tf
 import kernels
 import loop
 from loop import layers
+from loop import state as states
 from loop.precision import Precision
 
 # A run of a few hundred steps must leave the moving statistics' start behind.
@@ -228,6 +229,12 @@ def keras_cnn(
         ],
         name="keras_cnn",
     )
+
+
+def output_kernel(model: Any) -> str:
+    """The name of the kernel of a model's last layer, which gives the logits."""
+    layer = model.logits if isinstance(model, _Classifier) else model.layers[-1]
+    return states.name_of(layer.kernel)
 
 
 def make(

@@ -255,7 +255,7 @@ def parts(
         )
         outer = outer_loop.OuterLoop(settings)
         schedule = outer.schedule(recipe.schedule(settings, total_steps))
-        optimizer = recipe.optimizer(settings, schedule)
+        optimizer = recipe.optimizer(settings, schedule, output_kernel=models.output_kernel(model))
         step = loop.GradientStep(
             pipeline.loss_function(model),
             model.trainable_variables,
