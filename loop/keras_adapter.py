@@ -149,6 +149,11 @@ class KerasOptimizer:
             return {}
         return {variable.path: variable.value for variable in self.optimizer.variables}
 
+    def is_frozen(self, name: str) -> bool:
+        """False: what is not to be trained is left out of the variables, as in Keras."""
+        del name
+        return False
+
     @contextlib.contextmanager
     def scheduled(self, schedule: schedules.Schedule) -> Iterator[None]:
         """Inside the `with` block updates are traced with another learning rate."""
