@@ -52,6 +52,8 @@ class InPrecision:
 class _Classifier(loop.Module):
     """Makes the layers of one model with its seed, dtype and kind of BatchNorm."""
 
+    logits: layers.Dense
+
     def __init__(self, *, seed: int, dtype: Any, synchronized: bool) -> None:
         self._seed = seed
         self._dtype = dtype

@@ -17,6 +17,7 @@ from kernels.clipping import (
 )
 from kernels.color import adjust_brightness, adjust_contrast, adjust_saturation
 from kernels.convolution import conv2d, depthwise_conv2d
+from kernels.embedding import embedding_lookup
 from kernels.losses import (
     huber,
     sigmoid_cross_entropy,
@@ -53,6 +54,7 @@ __all__ = [
     "cutmix",
     "cutout",
     "depthwise_conv2d",
+    "embedding_lookup",
     "gelu",
     "global_norm",
     "huber",

@@ -296,7 +296,7 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """Rows of a table by integer id; its gradient is sparse (IndexedSlices).
+    """Rows of a table by integer id, by `kernels.embedding_lookup`; its gradient is IndexedSlices.
 
     Args:
       rows: of the table.
@@ -327,5 +327,5 @@ class Embedding(Module):
         )
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
-        """Integer [...] -> [..., width]."""
-        return tf.nn.embedding_lookup(self.table, ids)
+        """Integer [...] -> [..., width]; an id outside [0, rows) gives a row of NaN."""
+        return kernels.embedding_lookup(self.table, ids)

@@ -40,8 +40,10 @@ class GradientStep:
 
     The order of an update: gradients, sum over the replicas (the mean over the *global* batch), one
     global finite check, clip, optimizer; then the statistics that layers recorded. Where loss or
-    gradient norm is not finite, nothing changes on any replica. What the optimizer freezes has no
-    part in it: its gradient is not computed, so not reduced, checked, clipped or in the norm.
+    gradient norm is not finite, or a sparse gradient has a row that its variable lacks (an id out
+    of range, which XLA gathers without a word), nothing changes on any replica. What the optimizer
+    freezes has no part in it: its gradient is not computed, so not reduced, checked, clipped or in
+    the norm.
 
     Args:
       loss_fn: batch -> per-example loss [B], or (loss, metrics). Metrics are per example [B] or
@@ -150,6 +152,22 @@ class GradientStep:
         sums, _ = self._accumulated(batch, context, scale)
         return sums.loss, dict(zip(self._trained_names, sums.gradients, strict=True))
 
+    def losses(self, batch: Batch) -> tf.Tensor | None:
+        """The loss of each example of this replica's slice, [B]; None if it is a scalar."""
+        context = step_context.current("GradientStep")
+        if self.precision is not None:
+            batch = self.precision.cast(batch)
+        parts = []
+        for index in range(self.accumulate):
+            piece, inner = batch, context
+            if self.accumulate > 1:
+                piece, inner = self._micro_batch(batch, context, index)
+            with step_context.within(inner):
+                returned = self.loss_fn(piece)
+            losses = returned[0] if isinstance(returned, tuple) else returned
+            parts.append(tf.convert_to_tensor(losses))
+        return tf.concat(parts, 0) if parts[0].shape.rank else None
+
     def _update(
         self,
         sums: _Sums,
@@ -164,7 +182,12 @@ class GradientStep:
             clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
         else:
             clipped = self.clip(sums.gradients, self._trained)
-        finite = tf.math.is_finite(sums.loss) & tf.math.is_finite(clipped.norm)
+        # An id without a row is a fault of the batch, as a loss that is not finite: no loss scale
+        # would mend it.
+        sound = tf.math.is_finite(sums.loss) & gradient_ops.rows_exist(
+            sums.gradients, self._trained
+        )
+        finite = sound & tf.math.is_finite(clipped.norm)
         given = iter(clipped.gradients)
         every = [next(given) if trained else None for trained in self._is_trained]
         self.optimizer.apply(every, global_step=context.global_step, finite=finite)
@@ -183,7 +206,7 @@ class GradientStep:
             row["loss_scale"] = scale
             row["overflow"] = self.loss_scale.update(
                 scale,
-                loss_finite=tf.math.is_finite(sums.loss),
+                loss_finite=sound,
                 gradients_finite=tf.math.is_finite(clipped.norm),
             )
         taken = [name for name in sums.metrics if name in row]
