@@ -141,6 +141,7 @@ def test_replicas_name_the_same():
     assert said["same"]
     assert "gradients that are not finite: dense/kernel" in said["line"]
     assert f"'x' of examples {POISONED};" in said["line"]
+    assert "not finite: the loss of examples 13;" in said["id_line"]
 
 
 def _origins(loss, **data):
@@ -337,7 +338,7 @@ def test_sparse_gradients_and_descriptions():
     assert not numerics.all_finite(tf.constant([1.0, np.inf], tf.bfloat16).numpy())
 
 
-def _lookup_trainer(mode, wrong, *, pooled=tf.reduce_sum, gather=None, **options):
+def lookup_trainer(mode, wrong, *, pooled=tf.reduce_sum, gather=None, **options):
     """A bag of ids, an embedding and a linear layer; example 13's last id is `wrong`."""
     ids = np.random.default_rng(2).integers(0, 50, (40, 3)).astype(np.int32)
     ids[13, 2] = wrong
@@ -359,7 +360,7 @@ def _lookup_trainer(mode, wrong, *, pooled=tf.reduce_sum, gather=None, **options
     )
 
 
-def _stops_at_13(trainer):
+def stops_at_13(trainer):
     """The line of the run's end, after a check that the step before is what is left."""
     at = next(s for s in range(9) if 13 in trainer.feed.example_ids(s))
     trainer.train(until=at)
@@ -377,7 +378,7 @@ def _stops_at_13(trainer):
 )
 def test_an_id_without_a_row_is_named(mode, wrong, accumulate):
     """Case 04: the run stops before the step and names the example, in every mode."""
-    line = _stops_at_13(_lookup_trainer(mode, wrong, accumulate=accumulate))
+    line = stops_at_13(lookup_trainer(mode, wrong, accumulate=accumulate))
     assert "not finite: the loss of examples 13;" in line
     assert "gradients that are not finite: e/table, head/kernel, head/bias" in line
 
@@ -389,21 +390,21 @@ def test_an_id_without_a_row_stops_where_the_model_drops_it(mode):
     def first_two(rows, _):
         return rows[:, 0] * rows[:, 1]
 
-    line = _stops_at_13(_lookup_trainer(mode, 50, pooled=first_two))
+    line = stops_at_13(lookup_trainer(mode, 50, pooled=first_two))
     assert "gradients that are not finite: e/table;" in line
     assert "not finite: the loss" not in line
 
 
 def test_an_id_without_a_row_stops_a_users_own_gather_under_xla():
     """XLA would give it the last row and drop its gradient; TensorFlow's words name its place."""
-    line = _stops_at_13(_lookup_trainer("xla", 50, gather=tf.gather))
+    line = stops_at_13(lookup_trainer("xla", 50, gather=tf.gather))
     assert "= 50 is not in [0, 50)" in line
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_id_without_a_row_can_be_skipped(mode):
     """The batch that holds it changes nothing but the counter; the others train."""
-    trainer = _lookup_trainer(mode, 50, on_nonfinite="skip")
+    trainer = lookup_trainer(mode, 50, on_nonfinite="skip")
     finite = []
     trainer._writers.append(lambda rows: finite.extend(rows["finite"].tolist()))
     trainer.train(until=5)
