@@ -146,7 +146,8 @@ def test_equal_to_compat_v1(compiler, ours, theirs, monkeypatch):
     _assert_close(_ours(ours(_learning_rate), compiler), _v1(theirs))
 
 
-# Keras 3.12, the last for Python 3.10, has Jordan's scale and one weight decay for both rules.
+# Keras 3.12, the last for Python 3.10, has one weight decay for both rules, and the scale
+# sqrt(rows / columns), which for the matrix here, 5x4, is that of rms=0.5.
 _HAS_RMS = "rms_rate" in inspect.signature(keras.optimizers.Muon).parameters
 _KERAS = {
     "SGD": (optimizers.SGD(0.05), keras.optimizers.SGD(0.05)),
@@ -196,7 +197,7 @@ _KERAS = {
             0.05,
             exclude=["table"],
             iterations=4,
-            rms=0.2 if _HAS_RMS else None,
+            rms=0.2 if _HAS_RMS else 0.5,
             adam_ratio=0.3,
             weight_decay=0.1,
             sparse="exact",
