@@ -10,7 +10,8 @@ import tensorflow as tf
 
 import kernels
 import loop
-from loop import layers
+from experiments.errors import InputError
+from loop import keras_version, layers
 from loop import state as states
 from loop.precision import Precision
 
@@ -206,9 +207,19 @@ class ResNet(_Classifier):
 def keras_cnn(
     image_shape: tuple[int, int, int], classes: int, dropout: float, *, seed: int, policy: str
 ) -> Any:
-    """The layers of `Cnn` as a Keras model, to show that one works in the loop as it is."""
+    """The layers of `Cnn` as a Keras model, to show that one works in the loop as it is.
+
+    Raises:
+      InputError: on a Keras that the loop does not know.
+    """
     import keras
 
+    try:
+        keras_version.check(keras)
+    except keras_version.UnsupportedKerasError as error:
+        raise InputError(
+            "--model=keras_cnn", expected=error.expected, found=error.found, mend=error.mend
+        ) from error
     keras.utils.set_random_seed(seed % 2**32)
     options: dict[str, Any] = {"dtype": policy}
 
@@ -262,6 +273,7 @@ def make(
 
     Raises:
       KeyError: on another name.
+      InputError: on "keras_cnn" with a Keras that the loop does not know.
     """
     if name == "keras_cnn":
         model: Model = keras_cnn(image_shape, classes, dropout, seed=seed, policy=precision.name)

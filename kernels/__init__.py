@@ -1,5 +1,9 @@
 """Maths on tensors: no variables, no flags, no input or output."""
 
+import tapestep
+
+tapestep.check("kernels")
+
 from kernels.activations import gelu
 from kernels.affine import affine_transform
 from kernels.affine_maps import affine_matrices
