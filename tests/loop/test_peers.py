@@ -217,7 +217,7 @@ def test_a_worker_that_stops_with_a_status_waits_for_the_chief_to_save(why, tmp_
         with replicas.scope():
             weight = tf.Variable(0.5, name="weight")
             optimizer = loop.optimizers.SGD(0.01)
-        step = loop.GradientStep(lambda batch: batch["x"] * weight, [weight], optimizer)
+            step = loop.GradientStep(lambda batch: batch["x"] * weight, [weight], optimizer)
         values = np.ones(4096, np.float32)
         values[80 if {why == "not finite"} else 4096:] = np.nan
         feed = loop.feeds.Arrays({{"x": values}}, batch_size=8, shuffle=False)
