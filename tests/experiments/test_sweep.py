@@ -154,19 +154,22 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path):
         "settings = flags.parse(argv); os.environ['SWEPT'] = '1'; "
         "sys.exit(sweep.run(argv, settings))"
     )
-    process = subprocess.Popen(
+    log = tmp_path / "sweep" / "seed=1.log"
+    with subprocess.Popen(
         [sys.executable, "-c", program, "--sweep=seed=1,2", f"--directory={tmp_path}/sweep"],
         cwd=_ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
-    )
-    log = tmp_path / "sweep" / "seed=1.log"
-    for said in ("started\n", "started\ntold\n"):
-        deadline = time.monotonic() + 60
-        while not (log.exists() and log.read_text() == said) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    ) as process:
+        for said in ("started\n", "started\ntold\n"):
+            deadline = time.monotonic() + 60
+            while not (log.exists() and log.read_text() == said) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+        try:
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 143, output
     assert "failed with -15" in output.decode()
     assert not (tmp_path / "sweep" / "seed=2.log").exists()

@@ -28,6 +28,16 @@ def _start(index, ports, body):
     )
 
 
+@contextlib.contextmanager
+def _killed_at_the_end(*processes):
+    """Where a test fails, a process that waits for ever must not keep it from ending."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        yield
+
+
 def _free_ports(count):
     with contextlib.ExitStack() as stack:
         servers = [
@@ -78,7 +88,7 @@ def test_a_worker_lost_before_tensorflow_met_it_ends_the_other(way):
         ports,
         _MEETS.format(watches=way != "refused by TensorFlow") + textwrap.dedent(_LOST[way]),
     )
-    with survivor, victim:
+    with _killed_at_the_end(survivor, victim):
         assert victim.stdout.readline() == "met\n"
         time.sleep(3)
         assert survivor.poll() is None
@@ -89,7 +99,6 @@ def test_a_worker_lost_before_tensorflow_met_it_ends_the_other(way):
             victim.kill()
         _, errors = survivor.communicate(timeout=30)
         assert time.monotonic() - began > 1.5
-        victim.kill()
     assert survivor.returncode == -signal.SIGKILL
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, errors
@@ -138,7 +147,7 @@ def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
         {what}
         """
     survivor, victim = (_start(index, ports, body) for index in range(2))
-    with survivor, victim:
+    with _killed_at_the_end(survivor, victim):
         assert survivor.stdout.readline() == "trained\n", survivor.stderr.read()
         assert victim.stdout.readline() == "trained\n", victim.stderr.read()
         victim.kill()
@@ -193,7 +202,7 @@ def test_only_a_worker_that_exits_with_0_is_done(end, status, lost):
         {end}
         """,
     )
-    with going, first:
+    with _killed_at_the_end(going, first):
         assert first.wait(90) == status
         output, errors = going.communicate("ended\n", timeout=60)
     if lost:
@@ -250,7 +259,7 @@ def test_a_worker_that_stops_with_a_status_waits_for_the_chief_to_save(why, tmp_
             sys.exit(loop.signals.exit_code(trainer.stop_signal))
         """
     chief, other = (_start(index, ports, body) for index in range(2))
-    with chief, other:
+    with _killed_at_the_end(chief, other):
         _, errors = chief.communicate(timeout=120)
         _, of_other = other.communicate(timeout=60)
     status = 143 if why == "signal" else 1
