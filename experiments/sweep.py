@@ -3,8 +3,9 @@
     python -m experiments.train --sweep="learning_rate=.1,.03;seed=1,2" --steps=500
 
 Each run has its own directory and log in the sweep's; the same command with that `--directory`
-again goes on where the sweep was interrupted. Exit status: 0 if all runs ended with 0, 1 if one did
-not, 143 and 130 after SIGTERM and SIGINT, which the run at work is sent too.
+again goes on where the sweep was interrupted. SIGTERM, SIGINT and SIGHUP end the sweep, and are
+handed on to the run at work, each as often as it comes. Exit status: 0 if all runs ended with 0, 1
+if one did not, 128 and the signal's number after one.
 """
 
 from __future__ import annotations
@@ -108,17 +109,24 @@ def _trained(each: Run, received: list[int]) -> dict[str, Any]:
     log = each.directory.with_name(each.directory.name + ".log")
     with (
         log.open("ab") as file,
-        subprocess.Popen(each.command, stdout=file, stderr=file) as process,
+        subprocess.Popen(
+            each.command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            # A group of its own: an interrupt from the terminal reaches it once, through here.
+            start_new_session=True,
+        ) as process,
     ):
+        handed_on = 0
         while True:
             try:
                 status = process.wait(timeout=0.2)
                 break
             except subprocess.TimeoutExpired:
-                if received:
-                    process.send_signal(received[0])
-                    status = process.wait()
-                    break
+                for number in received[handed_on:]:
+                    process.send_signal(number)
+                    handed_on += 1
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((each.directory / "result.json").read_text(encoding="utf-8"))
@@ -134,9 +142,11 @@ def _last_line(log: Path) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT instead of dying of them."""
+    """Notes the signals that end a program instead of dying of them."""
     received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
     before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
     try:
         yield received

@@ -168,7 +168,10 @@ def _run_on(
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed = isinstance(error, (loop.NonFiniteError, ExportError))
             return 1 if failed else EXIT_BAD_INPUT
-    return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
+    if trainer.stop_signal is None:
+        return 0
+    replicas.gather([0])  # To a worker that still writes, the end of one with a status is a loss.
+    return exit_code(trainer.stop_signal)
 
 
 def _run_without_training(

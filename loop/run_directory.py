@@ -180,6 +180,14 @@ class RunDirectory:
             return f"no replay file: {error}"
         return f"replay file {file}"
 
+    def wait(self) -> None:
+        """Waits until the last save is on the disk.
+
+        Raises:
+          CheckpointError: it failed.
+        """
+        self._saver.wait()
+
     def poll(self) -> None:
         """Raises a background save's error, if it failed; never waits."""
         self._saver.poll()

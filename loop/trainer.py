@@ -273,6 +273,8 @@ class Trainer:
             if every.at_end and not every.is_due(step):
                 every.action(self)
         self.save()
+        if self.stop_signal is not None:
+            self._saved_together()
 
     def _calls(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
@@ -349,7 +351,15 @@ class Trainer:
         if self._directory is not None and self.replicas.is_chief:
             with self.meter.phase("checkpoint"):
                 line += f"; {self._directory.save_replay(failure)}"
+        self._saved_together()
         raise NonFiniteError(line, failure.step)
+
+    def _saved_together(self) -> None:
+        """Waits on every worker until the chief has saved: the end of one would cut it short."""
+        if self.replicas.workers > 1:
+            if self._directory is not None and self.replicas.is_chief:
+                self._directory.wait()
+            self.replicas.gather([0])
 
     def examine(self) -> nonfinite.Findings:
         """Computes the next step eagerly, operation by operation, and says what is not finite.

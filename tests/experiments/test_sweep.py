@@ -1,6 +1,7 @@
 """A grid of runs in processes, and its table."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,18 +82,94 @@ def test_a_sweep_trains_every_point_and_says_which_failed(tmp_path, capsys):
     assert "sweep, best loss marked" in printed
 
 
-def test_a_signal_ends_the_run_at_work_and_the_sweep(tmp_path):
-    """SIGTERM reaches the run, which saves a checkpoint; the second is not started."""
+# Runs a command with its standard input as the terminal that controls it.
+_ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def _endless(directory):
     command = [sys.executable, "-m", "experiments.train", *_SMALL, "--steps=100000000"]
-    process = subprocess.Popen(
-        [*command, "--sweep=seed=1,2", f"--directory={tmp_path}"], cwd=_ROOT, stdout=subprocess.PIPE
-    )
-    metrics = tmp_path / "seed=1" / "metrics.jsonl"
+    return [*command, "--sweep=seed=1,2", f"--directory={directory}"]
+
+
+def _wait_for_steps(directory):
+    metrics = directory / "seed=1" / "metrics.jsonl"
     deadline = time.monotonic() + 90
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
+
+
+def test_a_signal_ends_the_run_at_work_and_the_sweep(tmp_path):
+    """SIGTERM reaches the run, which saves a checkpoint; the second is not started."""
+    process = subprocess.Popen(_endless(tmp_path), cwd=_ROOT, stdout=subprocess.PIPE)
+    _wait_for_steps(tmp_path)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert list((tmp_path / "seed=1").glob("checkpoint-*"))
     assert not (tmp_path / "seed=2").exists()
+
+
+def test_one_interrupt_from_the_terminal_is_one_to_the_run(tmp_path):
+    """Ctrl-C, which the terminal sends to all in the foreground: the run still saves."""
+    master, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", _ON_TERMINAL, *_endless(tmp_path)],
+        cwd=_ROOT,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        _wait_for_steps(tmp_path)
+        os.write(master, b"\x03")
+        output, _ = process.communicate(timeout=60)
+    os.close(master)
+    os.close(terminal)
+    log = (tmp_path / "seed=1.log").read_text()
+    assert process.returncode == 130, output
+    assert "second stop signal" not in log
+    assert list((tmp_path / "seed=1").glob("checkpoint-*")), log
+    assert not (tmp_path / "seed=2").exists()
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    """It is handed on like the first, also while the run saves."""
+    saves_for_ever = tmp_path / "sitecustomize.py"
+    saves_for_ever.write_text(
+        "import os, signal, sys, time\n"
+        "def told(number, frame):\n"
+        "    print('told', flush=True)\n"
+        "    signal.signal(number, signal.SIG_DFL)\n"
+        "    time.sleep(600)\n"
+        "if os.environ.get('SWEPT'):\n"
+        "    signal.signal(signal.SIGTERM, told)\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    program = (
+        "import os, sys; from experiments import flags, sweep; argv = sys.argv; "
+        "settings = flags.parse(argv); os.environ['SWEPT'] = '1'; "
+        "sys.exit(sweep.run(argv, settings))"
+    )
+    log = tmp_path / "sweep" / "seed=1.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--sweep=seed=1,2", f"--directory={tmp_path}/sweep"],
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    ) as process:
+        for said in ("started\n", "started\ntold\n"):
+            deadline = time.monotonic() + 60
+            while not (log.exists() and log.read_text() == said) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+        try:
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143, output
+    assert "failed with -15" in output.decode()
+    assert not (tmp_path / "sweep" / "seed=2.log").exists()
