@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from experiments import tensorflow_import
+from experiments.significant import significant
 
 if TYPE_CHECKING:
     from loop.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ def _list(directories: Sequence[Path]) -> int:
                 [
                     str(found.step),
                     manifest.created,
-                    f"{size / 2**20:.2f}",
+                    significant(size / 2**20, 3),
                     str(len(manifest.variables)),
                     str(found.path),
                 ]

@@ -142,12 +142,17 @@ def _run_on(
         _run_without_training(settings, data, replicas, total_steps)
         return 0
     directory, records = _folders(settings, replicas)
-    with loop.StopSignals() as signals, Progress(total_steps) as progress:
+    with loop.StopSignals() as signals:
+        progress = Progress(total_steps)
         made = parts(settings, data, replicas, total_steps, records)
         curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
-            with contextlib.closing(curves) if curves else contextlib.nullcontext(), trainer:
+            with (
+                progress,  # Ends with training: results and errors stand below the bar.
+                contextlib.closing(curves) if curves else contextlib.nullcontext(),
+                trainer,
+            ):
                 delivery.start_from(settings, made, trainer)
                 trainer.open()
                 # No earlier: what `open` refuses is refused in one line.
@@ -155,7 +160,7 @@ def _run_on(
                 if replicas.is_chief:
                     (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
                 trainer.train(until=total_steps)
-                evaluation = trainer.evaluate()
+                evaluation = _last_evaluation(trainer)
                 if curves is not None:
                     curves.evaluated(trainer)
                 if replicas.is_chief:
@@ -169,6 +174,16 @@ def _run_on(
             failed = isinstance(error, (loop.NonFiniteError, ExportError))
             return 1 if failed else EXIT_BAD_INPUT
     return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
+
+
+def _last_evaluation(trainer: loop.Trainer) -> dict[str, Any]:
+    """The evaluation of the step at which training ended: the one made there, or one made now."""
+    # What a process that has trained nothing knows is on file, and known to the chief alone.
+    if trainer.rows is not None and trainer.evaluations:
+        step, results = trainer.evaluations[-1]
+        if step == int(trainer.global_step):
+            return results
+    return trainer.evaluate()
 
 
 def _run_without_training(

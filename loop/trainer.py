@@ -328,6 +328,8 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.
 
+        `evaluations` and the run's file have the same results of a step once.
+
         Raises:
           ValueError: if the trainer was made without one.
         """
@@ -340,9 +342,10 @@ class Trainer:
         with self.meter.phase("evaluate"), self.evaluated_weights():
             results = self._compiled_evaluation()
         step = int(self.global_step)
-        self.evaluations.append((step, results))
-        if self._evaluation_lines is not None:
-            self._evaluation_lines.write([{"step": step, **results}])
+        if self.evaluations[-1:] != [(step, results)]:  # A resume evaluates its first step again.
+            self.evaluations.append((step, results))
+            if self._evaluation_lines is not None:
+                self._evaluation_lines.write([{"step": step, **results}])
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
