@@ -152,11 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     # After the arguments were found good: TensorFlow takes seconds to import.
     with tensorflow_import.without_banner():
-        import tensorflow as tf
-
         from loop.checkpoint import CheckpointError
-
-        tf.config.list_physical_devices()
 
     commands = {"list": _list, "verify": _verify, "diff": _diff}
     try:

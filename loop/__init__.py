@@ -31,7 +31,7 @@ from loop.actions import Every  # noqa: E402
 from loop.best import BestCheckpoints  # noqa: E402
 from loop.early_stopping import EarlyStopping  # noqa: E402
 from loop.ema import WeightEMA  # noqa: E402
-from loop.errors import NonFiniteError, WorkerLostError  # noqa: E402
+from loop.errors import NonFiniteError, WorkerFailedError, WorkerLostError  # noqa: E402
 from loop.evaluation import Evaluation  # noqa: E402
 from loop.export import export  # noqa: E402
 from loop.global_step import GlobalStep  # noqa: E402
@@ -75,6 +75,7 @@ __all__ = [
     "TensorBoard",
     "Trainer",
     "WeightEMA",
+    "WorkerFailedError",
     "WorkerLostError",
     "all_finite",
     "checkpoint",

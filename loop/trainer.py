@@ -199,27 +199,33 @@ class Trainer:
 
         Raises:
           RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
+          WorkerFailedError: the chief has raised one of these.
         """
         if self._ready:
             raise RuntimeError("Trainer: already open")
         restored = None
-        if self._directory is not None and self.replicas.is_chief:
-            exactness = {"replicas": self.replicas.count}
-            with self.meter.phase("checkpoint"):
-                restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
-            step = int(self.global_step)
-            self._step_lines = JsonLines(self._directory.path / METRICS, step=step)
-            self._writers.append(self._step_lines)
-            self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
-            self.evaluations = read_evaluations(self._evaluation_lines.path)
-            if restored is not None:
-                _log.info("resumed from %s at step %d", restored.path, step)
-                self._saved_step = step
+        with self.replicas.failing_together():
+            if self._directory is not None and self.replicas.is_chief:
+                restored = self._restored(self._directory)
         if self._directory is not None:
             self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
             saved_state.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
         self._ready = True
+        return restored
+
+    def _restored(self, directory: RunDirectory) -> Restored | None:
+        exactness = {"replicas": self.replicas.count}
+        with self.meter.phase("checkpoint"):
+            restored = directory.open(self.state, exactness, seed=self.feed.seed)
+        step = int(self.global_step)
+        self._step_lines = JsonLines(directory.path / METRICS, step=step)
+        self._writers.append(self._step_lines)
+        self._evaluation_lines = JsonLines(directory.path / EVALUATIONS, step=step)
+        self.evaluations = read_evaluations(self._evaluation_lines.path)
+        if restored is not None:
+            _log.info("resumed from %s at step %d", restored.path, step)
+            self._saved_step = step
         return restored
 
     def train(self, *, until: int) -> None:
