@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import rich
-
 from experiments.flags import Settings
+from experiments.summary import summary
 from loop.learning_rate_finder import range_test
-from loop.progress import summary
 
 
 def find(settings: Settings, made: Mapping[str, Any]) -> None:
@@ -40,4 +38,4 @@ def find(settings: Settings, made: Mapping[str, Any]) -> None:
             lines["plot"] = f"{name}.png"
         except ImportError:
             lines["plot"] = "none: matplotlib is not installed"
-        rich.print(summary(lines, "range test: nothing was trained"))
+        summary(lines, "range test: nothing was trained")

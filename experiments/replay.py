@@ -44,13 +44,9 @@ def main(argv: list[str]) -> int:
         )
     path, overruling = argv[1], argv[2:]
     with tensorflow_import.without_banner(show=debug_requested(overruling)):
-        import tensorflow as tf
-
         import loop
         from experiments import training
         from loop import checkpoint, replay
-
-        tf.config.list_physical_devices()
     try:
         file = replay.read(path)
         settings = flags.parse([argv[0], *_flags(path, file.rebuild), *overruling])

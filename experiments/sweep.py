@@ -22,13 +22,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from experiments import flags
 from experiments.errors import InputError
 from experiments.flags import Settings
 from experiments.flags.sweep import grid_of
+from experiments.significant import significant
+from experiments.summary import show
 
 TABLE_FILE = "sweep.json"
 _RESULTS = ("step", "train_loss", "test_loss", "test_accuracy", "examples_per_second")
@@ -79,7 +82,7 @@ def run(argv: Sequence[str], settings: Settings) -> int:
             (directory / TABLE_FILE).write_text(text + "\n", encoding="utf-8")
             if received:
                 break
-    rich.print(_table(records, settings.monitor))
+    _show(records, settings.monitor)
     print(f"runs, logs and {TABLE_FILE} are in {directory}")
     if received:
         return 128 + received[0]
@@ -155,20 +158,24 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _table(records: Sequence[dict[str, Any]], monitor: str) -> Table:
-    """All runs, the best by the monitored metric marked."""
+def _show(records: Sequence[dict[str, Any]], monitor: str) -> None:
+    """Prints all runs, the best by the monitored metric behind a star."""
     column = f"test_{monitor}"
     done = [record for record in records if not record["status"] and record[column] is not None]
     sign = 1 if monitor == "loss" else -1
     best = min(done, key=lambda record: sign * record[column]) if done else None
-    table = Table(title=f"sweep, best {monitor} marked")
-    for name in records[0]:
-        table.add_column(name)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    for name in ("", *records[0]):
+        # Names of several words take several lines where there is no room.
+        table.add_column(Text(name.replace("_", " ")), overflow="fold")
     for record in records:
-        style = "bold green" if record is best else None
-        table.add_row(*map(_cell, record.values()), style=style)
-    return table
+        marked = record is best
+        cells = ("*" if marked else "", *map(_cell, record.values()))
+        table.add_row(*map(Text, cells), style="bold green" if marked else None)
+    show(table, "sweep, no run ended well" if best is None else f"sweep, best {monitor} marked *")
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return significant(value, 5) if isinstance(value, float) else str(value)

@@ -34,8 +34,6 @@ def main(argv: list[str]) -> int:
     steps.total(settings, data)
     with tensorflow_import.without_banner(show=settings.debug):
         from experiments import training
-
-        training.list_devices()
     return training.run(settings, data, began=began)
 
 

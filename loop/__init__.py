@@ -24,7 +24,7 @@ from loop.actions import Every
 from loop.best import BestCheckpoints
 from loop.early_stopping import EarlyStopping
 from loop.ema import WeightEMA
-from loop.errors import NonFiniteError, WorkerLostError
+from loop.errors import NonFiniteError, WorkerFailedError, WorkerLostError
 from loop.evaluation import Evaluation
 from loop.export import export
 from loop.global_step import GlobalStep
@@ -68,6 +68,7 @@ __all__ = [
     "TensorBoard",
     "Trainer",
     "WeightEMA",
+    "WorkerFailedError",
     "WorkerLostError",
     "all_finite",
     "checkpoint",

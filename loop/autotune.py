@@ -136,9 +136,9 @@ class Choice:
             first = _seconds_per_step(graph, steps)
             rest = steps * first
             if rest < _SHORT_RUN_SECONDS:
-                return self._chosen(graph, f"the run takes {rest:.0f} s, too short to compile for")
+                return self._chosen(graph, f"the run takes {rest:.2g} s, too short to compile for")
             if compile_seconds > min(_LONGEST_COMPILE_SECONDS, rest / 4):
-                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.0f} s")
+                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.3g} s")
             loops["xla"] = self._make("xla")
             seconds: dict[str, list[float]] = {mode: [] for mode in loops}
             for _ in range(_ROUNDS):
@@ -153,7 +153,7 @@ class Choice:
         # On a busy machine a round can go either way: such a choice is this run's alone.
         if max(seconds[best]) < min(others):
             _remember(self._cache, key, best)
-        shown = ", ".join(f"{mode} {median * 1e3:.2f} ms" for mode, median in medians.items())
+        shown = ", ".join(f"{m} {median * 1e3:.4g} ms" for m, median in medians.items())
         return self._chosen(loops[best], f"fastest of {shown} a step")
 
     def _key(self, loop: CompiledLoop) -> str:

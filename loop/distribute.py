@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from loop.cluster import Cluster, ClusterError, lost_worker, meet
 from loop.cluster import from_environment as cluster_of
-from loop.errors import WorkerLostError
+from loop.errors import WorkerFailedError, WorkerLostError
 from loop.peers import LOST_SECONDS, Peers
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,28 @@ class Replicas:
                 f"worker {self.worker} of {self.workers} lost {lost}; start all of them again: the "
                 "run goes on from its last checkpoint"
             ) from error
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Where one worker raises inside it, all do, for what a worker does by itself at the start.
+
+        Without it the others would wait in their next collective, for a worker that has ended. All
+        workers must enter it: it ends with a collective of the host.
+
+        Raises:
+          WorkerFailedError: on the workers that did not fail; what one raised itself goes on there.
+        """
+        try:
+            yield
+        except Exception:
+            self.gather([1])
+            raise
+        failed = np.flatnonzero(self.gather([0])[:, 0])
+        if failed.size:
+            raise WorkerFailedError(
+                f"worker {self.worker} of {self.workers}: worker {failed[0]} cannot start the run, "
+                "and its own line says why"
+            )
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs `function` on every replica; per-replica arguments arrive as this replica's."""

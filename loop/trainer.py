@@ -206,23 +206,15 @@ class Trainer:
         Raises:
           RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
           RuntimeError: if it is open, or was closed.
+          WorkerFailedError: the chief has raised one of these.
         """
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
         restored = None
-        if self._directory is not None and self.replicas.is_chief:
-            exactness = {"replicas": self.replicas.count}
-            with self.meter.phase("checkpoint"):
-                restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
-            step = int(self.global_step)
-            self._step_lines = JsonLines(self._directory.path / METRICS, step=step)
-            self._writers.append(self._step_lines)
-            self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
-            self.evaluations = read_evaluations(self._evaluation_lines.path)
-            if restored is not None:
-                _log.info("resumed from %s at step %d", restored.path, step)
-                self._saved_step = step
+        with self.replicas.failing_together():
+            if self._directory is not None and self.replicas.is_chief:
+                restored = self._restored(self._directory)
         if self._directory is not None:
             self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
@@ -245,6 +237,20 @@ class Trainer:
                 f"Trainer: closed, and {self._directory.path} given up; do it before `close` "
                 "(within the `with` block), or make another trainer to go on"
             )
+
+    def _restored(self, directory: RunDirectory) -> Restored | None:
+        exactness = {"replicas": self.replicas.count}
+        with self.meter.phase("checkpoint"):
+            restored = directory.open(self.state, exactness, seed=self.feed.seed)
+        step = int(self.global_step)
+        self._step_lines = JsonLines(directory.path / METRICS, step=step)
+        self._writers.append(self._step_lines)
+        self._evaluation_lines = JsonLines(directory.path / EVALUATIONS, step=step)
+        self.evaluations = read_evaluations(self._evaluation_lines.path)
+        if restored is not None:
+            _log.info("resumed from %s at step %d", restored.path, step)
+            self._saved_step = step
+        return restored
 
     def train(self, *, until: int) -> None:
         """Trains until `until` steps are finished in all, then saves.
@@ -372,6 +378,8 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.
 
+        `evaluations` and the run's file have the same results of a step once.
+
         Raises:
           ValueError: if the trainer was made without one.
           What `open` raises.
@@ -389,9 +397,10 @@ class Trainer:
         with self.meter.phase("evaluate"), self.evaluated_weights():
             results = compiled()
         step = int(self.global_step)
-        self.evaluations.append((step, results))
-        if self._evaluation_lines is not None:
-            self._evaluation_lines.write([{"step": step, **results}])
+        if self.evaluations[-1:] != [(step, results)]:  # A resume evaluates its first step again.
+            self.evaluations.append((step, results))
+            if self._evaluation_lines is not None:
+                self._evaluation_lines.write([{"step": step, **results}])
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:

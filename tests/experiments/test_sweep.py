@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,7 +80,45 @@ def test_a_sweep_trains_every_point_and_says_which_failed(tmp_path, capsys):
     assert {"--seed=2", "--learning_rate=0.3"} <= set(stored)
     assert not any("--sweep" in line for line in stored)
     assert "failed with 2: error: directory" in printed
-    assert "sweep, best loss marked" in printed
+    assert "sweep, best loss marked *" in printed
+    names = ("learning rate", "seed", "train loss", "test accuracy", "examples per second")
+    assert all(name in printed for name in names)
+    (marked,) = [line.split() for line in printed.splitlines() if line.split()[:1] == ["*"]]
+    assert marked[1:3] == [".3", "2"]
+
+
+def test_the_table_fits_a_terminal(capsys, monkeypatch):
+    """At 80 columns no header and no number of a sweep of two flags is cut or broken in a word."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    numbers = {
+        "train_loss": 2.4e-5,
+        "test_loss": 0.096852,
+        "test_accuracy": 0.96936,
+        "examples_per_second": 262113.4,
+        "status": 0,
+    }
+    records = [
+        {"learning_rate": ".01", "seed": "1", "step": 2000, **numbers},
+        {"learning_rate": ".03", "seed": "1", "step": 2000, **numbers, "test_loss": 0.05},
+        {"learning_rate": ".1", "seed": "1", "step": None, **dict.fromkeys(numbers), "status": 1},
+    ]
+    sweep._show(records, "loss")
+    written = capsys.readouterr().out
+    text = re.sub(r"\x1b\[[\d;]*m", "", written)
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("learning", "accuracy", "examples", "2.4e-05", "0.096852", "262113"):
+        assert word in text
+    assert [line.split()[:2] for line in text.splitlines() if "*" in line][1:] == [["*", ".03"]]
+
+
+def test_no_run_is_marked_where_none_ended_well(capsys):
+    """The title says so instead of naming a best one."""
+    numbers = ("step", "train_loss", "test_loss", "test_accuracy", "examples_per_second")
+    sweep._show([{"seed": "1", **dict.fromkeys(numbers), "status": 2}], "loss")
+    printed = capsys.readouterr().out
+    assert printed.startswith("sweep, no run ended well\n")
+    assert "*" not in printed
 
 
 # Runs a command with its standard input as the terminal that controls it.
