@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from experiments.entry import tensorflow_import
+from experiments.entry.significant import significant
 
 if TYPE_CHECKING:
     from loop.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ def _list(directories: Sequence[Path]) -> int:
                 [
                     str(found.step),
                     manifest.created,
-                    f"{size / 2**20:.2f}",
+                    significant(size / 2**20, 3),
                     str(len(manifest.variables)),
                     str(found.path),
                 ]
@@ -151,11 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     # After the arguments were found good: TensorFlow takes seconds to import.
     with tensorflow_import.without_banner():
-        import tensorflow as tf
-
         from loop.checkpoint import CheckpointError
-
-        tf.config.list_physical_devices()
 
     commands = {"list": _list, "verify": _verify, "diff": _diff}
     try:

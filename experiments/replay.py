@@ -47,14 +47,10 @@ def main(argv: list[str]) -> int:
         )
     path, overruling = argv[1], argv[2:]
     with tensorflow_import.without_banner(show=debug_requested(overruling)):
-        import tensorflow as tf
-
         import loop
         from experiments.training import training_run
         from loop import checkpoint
         from loop.nonfinite import replay_file
-
-        tf.config.list_physical_devices()
     try:
         file = replay_file.read(path)
         settings = flags.parse([argv[0], *_flags(path, file.rebuild), *overruling])
@@ -102,14 +98,19 @@ def _lines(findings: Findings, ids: list[int] | None) -> list[str]:
     lines = [f"variables that are not finite before the step: {', '.join(findings.state)}"]
     lines = lines if findings.state else []
     for name, places in findings.batch.items():
-        known = [str(place if ids is None else ids[place]) for place in places]
-        kind = "positions" if ids is None else "examples"
-        lines.append(f"not finite in the batch: {name!r} of {kind} {', '.join(known)}")
+        lines.append(f"not finite in the batch: {name!r} of {_named(places, ids)}")
+    if findings.examples:
+        lines.append(f"not finite: the loss of {_named(findings.examples, ids)}")
     lines += [f"first value that is not finite: {origin}" for origin in findings.origins[:1]]
     lines += [f"later, on its own: {origin}" for origin in findings.origins[1:4]]
     lines.append(f"loss: {findings.loss}")
     lines.append(f"gradients that are not finite: {', '.join(findings.variables or ()) or 'none'}")
     return lines
+
+
+def _named(places: tuple[int, ...], ids: list[int] | None) -> str:
+    known = [str(place if ids is None else ids[place]) for place in places]
+    return f"{'positions' if ids is None else 'examples'} {', '.join(known)}"
 
 
 if __name__ == "__main__":

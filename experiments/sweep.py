@@ -3,8 +3,9 @@
     python -m experiments.train --sweep="learning_rate=.1,.03;seed=1,2" --steps=500
 
 Each run has its own directory and log in the sweep's; the same command with that `--directory`
-again goes on where the sweep was interrupted. Exit status: 0 if all runs ended with 0, 1 if one did
-not, 143 and 130 after SIGTERM and SIGINT, which the run at work is sent too.
+again goes on where the sweep was interrupted. SIGTERM, SIGINT and SIGHUP end the sweep, and are
+handed on to the run at work, each as often as it comes. Exit status: 0 if all runs ended with 0, 1
+if one did not, 128 and the signal's number after one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from experiments import flags
 from experiments.entry.errors import InputError
+from experiments.entry.significant import significant
+from experiments.entry.summary import show
 from experiments.flags import Settings
 from experiments.flags.sweep import grid_of
 
@@ -78,7 +82,7 @@ def run(argv: Sequence[str], settings: Settings) -> int:
             (directory / TABLE_FILE).write_text(text + "\n", encoding="utf-8")
             if received:
                 break
-    rich.print(_table(records, settings.monitor))
+    _show(records, settings.monitor)
     print(f"runs, logs and {TABLE_FILE} are in {directory}")
     if received:
         return 128 + received[0]
@@ -108,17 +112,24 @@ def _trained(each: Run, received: list[int]) -> dict[str, Any]:
     log = each.directory.with_name(each.directory.name + ".log")
     with (
         log.open("ab") as file,
-        subprocess.Popen(each.command, stdout=file, stderr=file) as process,
+        subprocess.Popen(
+            each.command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            # A group of its own: an interrupt from the terminal reaches it once, through here.
+            start_new_session=True,
+        ) as process,
     ):
+        handed_on = 0
         while True:
             try:
                 status = process.wait(timeout=0.2)
                 break
             except subprocess.TimeoutExpired:
-                if received:
-                    process.send_signal(received[0])
-                    status = process.wait()
-                    break
+                for number in received[handed_on:]:
+                    process.send_signal(number)
+                    handed_on += 1
     result: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((each.directory / "result.json").read_text(encoding="utf-8"))
@@ -134,9 +145,11 @@ def _last_line(log: Path) -> str:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT instead of dying of them."""
+    """Notes the signals that end a program instead of dying of them."""
     received: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
     before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in numbers}
     try:
         yield received
@@ -145,20 +158,24 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _table(records: Sequence[dict[str, Any]], monitor: str) -> Table:
-    """All runs, the best by the monitored metric marked."""
+def _show(records: Sequence[dict[str, Any]], monitor: str) -> None:
+    """Prints all runs, the best by the monitored metric behind a star."""
     column = f"test_{monitor}"
     done = [record for record in records if not record["status"] and record[column] is not None]
     sign = 1 if monitor == "loss" else -1
     best = min(done, key=lambda record: sign * record[column]) if done else None
-    table = Table(title=f"sweep, best {monitor} marked")
-    for name in records[0]:
-        table.add_column(name)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
+    for name in ("", *records[0]):
+        # Names of several words take several lines where there is no room.
+        table.add_column(Text(name.replace("_", " ")), overflow="fold")
     for record in records:
-        style = "bold green" if record is best else None
-        table.add_row(*map(_cell, record.values()), style=style)
-    return table
+        marked = record is best
+        cells = ("*" if marked else "", *map(_cell, record.values()))
+        table.add_row(*map(Text, cells), style="bold green" if marked else None)
+    show(table, "sweep, no run ended well" if best is None else f"sweep, best {monitor} marked *")
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return significant(value, 5) if isinstance(value, float) else str(value)

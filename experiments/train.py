@@ -37,8 +37,6 @@ def main(argv: list[str]) -> int:
     steps.total(settings, data)
     with tensorflow_import.without_banner(show=settings.debug):
         from experiments.training import training_run
-
-        training_run.list_devices()
     return training_run.run(settings, data, began=began)
 
 

@@ -1,5 +1,9 @@
 """Maths on tensors: no variables, no flags, no input or output."""
 
+import tapestep
+
+tapestep.check("kernels")
+
 from kernels.activations import gelu
 from kernels.attention import causal_attention
 from kernels.augmentation.affine import affine_transform
@@ -17,6 +21,7 @@ from kernels.clipping import (
     global_norm,
 )
 from kernels.convolution import conv2d, depthwise_conv2d
+from kernels.embedding import embedding_lookup
 from kernels.losses import (
     huber,
     sigmoid_cross_entropy,
@@ -53,6 +58,7 @@ __all__ = [
     "cutmix",
     "cutout",
     "depthwise_conv2d",
+    "embedding_lookup",
     "gelu",
     "global_norm",
     "huber",

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from kernels.embedding import in_range
+
 Gradient = Callable[..., tf.Tensor | tuple[tf.Tensor, ...]]
 
 
@@ -231,14 +233,11 @@ def _weight(
     labels: tf.Tensor, classes: int | tf.Tensor, ignore_index: int | None, dtype: tf.DType
 ) -> tf.Tensor:
     """For each label 1, or 0 if it is ignored, or NaN if it is out of range."""
-    # As int64: int32 would wrap a wide label, uint8 the number of classes.
-    wide = tf.cast(labels, tf.int64)
     one = tf.constant(1.0, dtype)
-    in_range = (wide >= 0) & (wide < tf.cast(classes, tf.int64))
-    weight = tf.where(in_range, one, math.nan * one)
+    weight = tf.where(in_range(labels, classes), one, math.nan * one)
     if ignore_index is None:
         return weight
-    return tf.where(tf.equal(wide, ignore_index), 0.0 * one, weight)
+    return tf.where(tf.equal(tf.cast(labels, tf.int64), ignore_index), 0.0 * one, weight)
 
 
 def _softmax_parts(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -17,6 +17,10 @@ class NonFiniteError(RuntimeError):
         self.step = step
 
 
+class WorkerFailedError(RuntimeError):
+    """Another worker of the run could not do its part before the first step, and has said why."""
+
+
 class WorkerLostError(RuntimeError):
     """Another worker of the run ended, stopped or cannot be reached: the run cannot go on.
 

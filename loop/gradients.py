@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kernels import embedding, target
 from loop import step_context
 
 Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
@@ -50,6 +51,27 @@ def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
       The reduced gradients, equal on every replica.
     """
     return reduce_sum(gradients)
+
+
+def rows_exist(gradients: Sequence[Gradient], variables: Sequence[Any]) -> tf.Tensor:
+    """Whether all rows of sparse gradients are rows of their variables: a bool scalar.
+
+    XLA and GPUs gather past the end of a table without a word, and leave the id in the gradient. On
+    a CPU outside XLA the gather itself has refused it: nothing is computed there.
+
+    Args:
+      gradients: tensors, IndexedSlices and None.
+      variables: theirs.
+    """
+    compiled_for = target.current()
+    if compiled_for.compiler != "xla" and compiled_for.device == "cpu":
+        return tf.constant(True)
+    checks = [
+        tf.reduce_all(embedding.in_range(gradient.indices, variable.shape[0]))
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if isinstance(gradient, tf.IndexedSlices)
+    ]
+    return tf.reduce_all(tf.stack(checks)) if checks else tf.constant(True)
 
 
 def all_finite(values: Sequence[Gradient]) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import tensorflow as tf
 from kernels import clipping, target
 from loop import step_context
 from loop.averaging.shadow_weights import ShadowWeights
-from loop.gradients import reduce_sum
+from loop.gradients import reduce_sum, rows_exist
 from loop.optimizers import Optimizer
 from loop.precision.loss_scale import LossScale, unscaled
 from loop.precision.policy import Precision, as_precision
@@ -28,7 +29,7 @@ LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.T
 class _Sums(NamedTuple):
     """What the slices of a batch add up to, over micro-batches and replicas."""
 
-    gradients: list[Any]
+    gradients: list[Any]  # of the variables that the optimizer does not freeze
     loss: tf.Tensor
     metrics: dict[str, tf.Tensor]
     values: list[tf.Tensor]  # of the moving averages, each times its weight
@@ -40,15 +41,19 @@ class GradientStep:
 
     The order of an update: gradients, sum over the replicas (the mean over the *global* batch), one
     global finite check, clip, optimizer; then the statistics that layers recorded. Where loss or
-    gradient norm is not finite, nothing changes on any replica.
+    gradient norm is not finite, or a sparse gradient has a row that its variable lacks (an id out
+    of range, which XLA gathers without a word), nothing changes on any replica. What the optimizer
+    freezes has no part in it: its gradient is not computed, so not reduced, checked, clipped or in
+    the norm.
 
     Args:
       loss_fn: batch -> per-example loss [B], or (loss, metrics). Metrics are per example [B] or
         scalars. A scalar loss or metric counts as the mean over the local examples, and cannot
         leave out the padding of an unequal slice: per example is exact on any number of replicas.
-      variables: what is trained, `tf.Variable` or Keras variables.
+      variables: what is trained, `tf.Variable` or Keras variables; the optimizer may freeze some.
       optimizer: built here on `variables` if it was not built.
-      clip: one of `kernels.clipping`'s, between reduction and optimizer; None for no clipping.
+      clip: one of `kernels.clipping`'s, between reduction and optimizer; None for no clipping. It
+        is given the gradients and variables that are not frozen.
       accumulate: micro-batches a batch is computed in; the update is one, its gradient that of the
         whole batch, reduced once. Layers that keep statistics take the mean over the micro-batches.
       precision: a `Precision` or its name: floating inputs are cast to its compute dtype. None
@@ -70,8 +75,8 @@ class GradientStep:
     Raises:
       ValueError: no variables, accumulate below 1, an optimizer built with other variables,
         variables of another dtype than the precision's, a loss scale without float16; when traced,
-        a variable that no gradient reaches, a loss of the wrong shape, or a metric named
-        as one of the row's own.
+        a variable, not frozen, that no gradient reaches, a loss of the wrong shape, or a metric
+        named as one of the row's own.
     """
 
     def __init__(
@@ -91,13 +96,16 @@ class GradientStep:
         if accumulate < 1:
             raise ValueError(f"GradientStep: accumulate must be at least 1, got {accumulate}")
         self.loss_fn = loss_fn
-        self.names = [name_of(variable) for variable in variables]
+        names = [name_of(variable) for variable in variables]
         self.variables = [variable_of(variable) for variable in variables]
+        self._is_trained = [not optimizer.is_frozen(name) for name in names]
+        self._trained_names = list(itertools.compress(names, self._is_trained))
+        self._trained = list(itertools.compress(self.variables, self._is_trained))
         self.optimizer = optimizer
         self.clip = clip
         self.accumulate = accumulate
         self.precision = None if precision is None else as_precision(precision)
-        self.loss_scale = self._loss_scale_for(loss_scale)
+        self.loss_scale = self._loss_scale_for(loss_scale, names)
         self.after_update = tuple(after_update)
         optimizer.build(variables)  # Refuses an optimizer that was built with others.
         for shadows in self.after_update:
@@ -107,10 +115,10 @@ class GradientStep:
             | ({} if self.loss_scale is None else self.loss_scale.state)
         )
 
-    def _loss_scale_for(self, loss_scale: LossScale | None) -> LossScale | None:
+    def _loss_scale_for(self, loss_scale: LossScale | None, names: list[str]) -> LossScale | None:
         """The loss scale in use, after a check that the precision fits the variables."""
         if self.precision is not None:
-            self.precision.check_variables(self.names, self.variables)
+            self.precision.check_variables(names, self.variables)
         if self.precision is None or not self.precision.scales_loss:
             if loss_scale is not None:
                 raise ValueError(
@@ -136,11 +144,30 @@ class GradientStep:
         return row
 
     def gradients(self, batch: Batch) -> tuple[tf.Tensor, dict[str, Any]]:
-        """The loss of this replica's slice, and its gradient by variable; updates nothing."""
+        """The loss of this replica's slice, and its gradient by variable that is not frozen.
+
+        Updates nothing.
+        """
         context = step_context.current("GradientStep")
         scale = None if self.loss_scale is None else self.loss_scale.read()
         sums, _ = self._accumulated(batch, context, scale)
-        return sums.loss, dict(zip(self.names, sums.gradients, strict=True))
+        return sums.loss, dict(zip(self._trained_names, sums.gradients, strict=True))
+
+    def losses(self, batch: Batch) -> tf.Tensor | None:
+        """The loss of each example of this replica's slice, [B]; None if it is a scalar."""
+        context = step_context.current("GradientStep")
+        if self.precision is not None:
+            batch = self.precision.cast(batch)
+        parts = []
+        for index in range(self.accumulate):
+            piece, inner = batch, context
+            if self.accumulate > 1:
+                piece, inner = self._micro_batch(batch, context, index)
+            with step_context.within(inner):
+                returned = self.loss_fn(piece)
+            losses = returned[0] if isinstance(returned, tuple) else returned
+            parts.append(tf.convert_to_tensor(losses))
+        return tf.concat(parts, 0) if parts[0].shape.rank else None
 
     def _update(
         self,
@@ -155,9 +182,14 @@ class GradientStep:
             norm = clipping.global_norm(sums.gradients)
             clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
         else:
-            clipped = self.clip(sums.gradients, self.variables)
-        finite = tf.math.is_finite(sums.loss) & tf.math.is_finite(clipped.norm)
-        self.optimizer.apply(clipped.gradients, global_step=context.global_step, finite=finite)
+            clipped = self.clip(sums.gradients, self._trained)
+        # An id without a row is a fault of the batch, as a loss that is not finite: no loss scale
+        # would mend it.
+        sound = tf.math.is_finite(sums.loss) & rows_exist(sums.gradients, self._trained)
+        finite = sound & tf.math.is_finite(clipped.norm)
+        given = iter(clipped.gradients)
+        every = [next(given) if trained else None for trained in self._is_trained]
+        self.optimizer.apply(every, global_step=context.global_step, finite=finite)
         for shadows in self.after_update:
             shadows.apply(finite)
         for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
@@ -173,7 +205,7 @@ class GradientStep:
             row["loss_scale"] = scale
             row["overflow"] = self.loss_scale.update(
                 scale,
-                loss_finite=tf.math.is_finite(sums.loss),
+                loss_finite=sound,
                 gradients_finite=tf.math.is_finite(clipped.norm),
             )
         taken = [name for name in sums.metrics if name in row]
@@ -249,14 +281,16 @@ class GradientStep:
         if self.precision is not None:
             batch = self.precision.cast(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.variables)
+            tape.watch(self._trained)
             returned = self.loss_fn(batch)
             losses, metrics = returned if isinstance(returned, tuple) else (returned, {})
             loss = _mean_share(losses, "loss", context)
             scaled = loss if scale is None else loss * tf.cast(scale, loss.dtype)
-        gradients = tape.gradient(scaled, self.variables)
+        gradients = tape.gradient(scaled, self._trained)
         missing = [
-            name for name, gradient in zip(self.names, gradients, strict=True) if gradient is None
+            name
+            for name, gradient in zip(self._trained_names, gradients, strict=True)
+            if gradient is None
         ]
         if missing:
             raise ValueError(

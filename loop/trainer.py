@@ -40,7 +40,11 @@ CALL_SECONDS = 1.0
 class Trainer:
     """Runs a step function over a feed until a global step.
 
-    Makes nothing on disk until `train`, which resumes from `directory` if a run is there.
+    Makes nothing on disk until it is opened, which resumes from `directory` if a run is there: by
+    `open`, or by the first method that needs the run's state (`train`, `evaluate`, `save`,
+    `examine`, `evaluated_weights`, `mode`, `compiled_loop`). Several workers open it together.
+    After `close` nothing is written to the directory any more: what would is refused. A trainer
+    without a directory has nothing to give up and can be used on.
 
     Args:
       step: batch -> dict of scalars; a `GradientStep` or any function.
@@ -65,12 +69,12 @@ class Trainer:
         current call, with a checkpoint.
 
     Attributes:
-      global_step: the counter.
-      state: name -> variable, what checkpoints hold.
+      global_step: the counter; 0 until opened.
+      state: name -> variable, what checkpoints hold; the initial values until opened.
       meter: where the time went.
-      rows: the last call's rows.
+      rows: the last call's rows; None before it.
       evaluations: (step, results) of every evaluation of the run; a resumed one's earlier ones are
-        known to the chief.
+        known to the chief, from opening on.
       stop_reason: why training ended early; None if it did not.
       stop_signal: the signal that ended it, on whichever worker it came; None without one.
       steps_per_call: see above.
@@ -161,6 +165,8 @@ class Trainer:
             actions = [*actions, Every(keep_best.monitor.every, keep_best)]
         self._actions = in_order(evaluate_every, actions, checkpoint_every)
         self._ready = False
+        self._closed = False
+        self._saved_mode: Mode | None = None
         self._compiled = False
         self._saved_step: int | None = None
 
@@ -171,59 +177,83 @@ class Trainer:
 
     @property
     def mode(self) -> Mode:
-        """The compile mode in use; with "auto" chosen when training or evaluation starts."""
-        return self.compiled_loop().mode
+        """The compile mode of training; with "auto", until it is chosen, that of `evaluate`."""
+        if self._chosen is not None:
+            return self._chosen.mode
+        self._opened()
+        return self._choice.before_training(self._saved_mode)
 
-    def compiled_loop(self, *, steps: int = 0) -> CompiledLoop:
+    def compiled_loop(self, *, steps: int | None = None) -> CompiledLoop:
         """The loop in its compile mode, which with "auto" the first call here chooses.
 
-        `train` and `evaluate` call it; a caller that trains in many short pieces calls it first.
+        `train` calls it; a caller that trains in many short pieces calls it first.
 
         Args:
-          steps: how many are to come: measuring and compiling must pay within them.
+          steps: how many are to come: measuring and compiling must pay within them. None: so many
+            that both do.
         """
         if self._chosen is None:
-            saved = self._directory.saved_exactness if self._directory is not None else {}
-            modes: tuple[Mode | None, ...] = (None, "xla", "graph", "eager")
-            place = modes.index(saved.get("compile"))
-            # The chief alone has read the directory.
-            of_chief = modes[int(self.replicas.gather([place])[0, 0])]
+            self._opened()
             with self.meter.phase("compile"):
-                self._chosen = self._choice.loop(steps=steps, saved=of_chief)
+                self._chosen = self._choice.loop(steps=steps, saved=self._saved_mode)
             self._compiled = self._chosen.mode == "eager"
             if self._directory is not None and self.replicas.is_chief:
                 self._directory.note_exactness("compile", self._chosen.mode)
         return self._chosen
 
     def open(self) -> Restored | None:
-        """Locks the directory and restores its newest checkpoint; `train` does it if not done.
+        """Locks the directory and restores its newest checkpoint.
 
         Returns:
           What was restored; None without a directory or a checkpoint.
 
         Raises:
           RunLockError, CheckpointError, StateMismatchError, ConfigurationChangedError: one line.
+          RuntimeError: if it is open, or was closed.
+          WorkerFailedError: the chief has raised one of these.
         """
+        self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
         restored = None
-        if self._directory is not None and self.replicas.is_chief:
-            exactness = {"replicas": self.replicas.count}
-            with self.meter.phase("checkpoint"):
-                restored = self._directory.open(self.state, exactness, seed=self.feed.seed)
-            step = int(self.global_step)
-            self._step_lines = JsonLines(self._directory.path / METRICS, step=step)
-            self._writers.append(self._step_lines)
-            self._evaluation_lines = JsonLines(self._directory.path / EVALUATIONS, step=step)
-            self.evaluations = read_evaluations(self._evaluation_lines.path)
-            if restored is not None:
-                _log.info("resumed from %s at step %d", restored.path, step)
-                self._saved_step = step
+        with self.replicas.failing_together():
+            if self._directory is not None and self.replicas.is_chief:
+                restored = self._restored(self._directory)
         if self._directory is not None:
             self.replicas.broadcast_from_chief(self.state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
             position.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
+            # The chief alone has read the directory.
+            modes: tuple[Mode | None, ...] = (None, "xla", "graph", "eager")
+            place = modes.index(self._directory.saved_exactness.get("compile"))
+            self._saved_mode = modes[int(self.replicas.gather([place])[0, 0])]
         self._ready = True
+        return restored
+
+    def _opened(self) -> None:
+        """Opens what was not opened."""
+        if not self._ready:
+            self.open()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed and self._directory is not None:
+            raise RuntimeError(
+                f"Trainer: closed, and {self._directory.path} given up; do it before `close` "
+                "(within the `with` block), or make another trainer to go on"
+            )
+
+    def _restored(self, directory: RunDirectory) -> Restored | None:
+        exactness = {"replicas": self.replicas.count}
+        with self.meter.phase("checkpoint"):
+            restored = directory.open(self.state, exactness, seed=self.feed.seed)
+        step = int(self.global_step)
+        self._step_lines = JsonLines(directory.path / METRICS, step=step)
+        self._writers.append(self._step_lines)
+        self._evaluation_lines = JsonLines(directory.path / EVALUATIONS, step=step)
+        self.evaluations = read_evaluations(self._evaluation_lines.path)
+        if restored is not None:
+            _log.info("resumed from %s at step %d", restored.path, step)
+            self._saved_step = step
         return restored
 
     def train(self, *, until: int) -> None:
@@ -237,13 +267,27 @@ class Trainer:
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
         """
-        if not self._ready:
-            self.open()
+        self._refuse_if_closed()
+        self._opened()
         self.stop_reason = None
         step = int(self.global_step)
+        if step < until:
+            # First: an evaluation at the start is then compiled in the same mode.
+            self.compiled_loop(steps=until - step)
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
+        if step < until:
+            step = self._calls(step, until)
+        for every in self._actions:
+            if every.at_end and not every.is_due(step):
+                every.action(self)
+        self.save()
+        if self.stop_signal is not None:
+            self._saved_together()
+
+    def _calls(self, step: int, until: int) -> int:
+        """Call after call, and what is due between them; the step where it ended."""
         loop = self.compiled_loop(steps=until - step)
         with ThreadPoolExecutor(1, "prepare the next call") as background:
             count = self._count(step, until)
@@ -251,10 +295,7 @@ class Trainer:
             while step < until and self.stop_reason is None:
                 step, count, chunk = self._call(step, count, chunk, until, background)
                 self._boundary(step)
-        for every in self._actions:
-            if every.at_end and not every.is_due(step):
-                every.action(self)
-        self.save()
+        return step
 
     def _call(
         self,
@@ -320,37 +361,55 @@ class Trainer:
         if self._directory is not None and self.replicas.is_chief:
             with self.meter.phase("checkpoint"):
                 line += f"; {self._directory.save_replay(failure)}"
+        self._saved_together()
         raise NonFiniteError(line, failure.step)
+
+    def _saved_together(self) -> None:
+        """Waits on every worker until the chief has saved: the end of one would cut it short."""
+        if self.replicas.workers > 1:
+            if self._directory is not None and self.replicas.is_chief:
+                self._directory.wait()
+            self.replicas.gather([0])
 
     def examine(self) -> examination.Findings:
         """Computes the next step eagerly, operation by operation, and says what is not finite.
 
         Nothing changes. Some thousand times slower than a training step.
         """
+        self._opened()
         return self._examined.examine(int(self.global_step), trace=True)
 
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.
 
+        `evaluations` and the run's file have the same results of a step once.
+
         Raises:
           ValueError: if the trainer was made without one.
+          What `open` raises.
         """
         if self._evaluation is None:
             raise ValueError("Trainer: made without an evaluation; pass `evaluation=`")
-        if self._compiled_evaluation is None:
+        self._refuse_if_closed()
+        compiled, mode = self._compiled_evaluation, self.mode
+        # Training decides the mode: one that is chosen after an evaluation holds for the next.
+        if compiled is None or compiled.mode != mode:
             with self.meter.phase("compile"):
-                self._compiled_evaluation = self._evaluation.compiled(self.mode, self.replicas)
-                self._compiled_evaluation.compile()
+                compiled = self._evaluation.compiled(mode, self.replicas)
+                compiled.compile()
+                self._compiled_evaluation = compiled
         with self.meter.phase("evaluate"), self.evaluated_weights():
-            results = self._compiled_evaluation()
+            results = compiled()
         step = int(self.global_step)
-        self.evaluations.append((step, results))
-        if self._evaluation_lines is not None:
-            self._evaluation_lines.write([{"step": step, **results}])
+        if self.evaluations[-1:] != [(step, results)]:  # A resume evaluates its first step again.
+            self.evaluations.append((step, results))
+            if self._evaluation_lines is not None:
+                self._evaluation_lines.write([{"step": step, **results}])
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         """Inside it the weights are those to evaluate: `evaluation_weights`, or their own."""
+        self._opened()
         if self._evaluation_weights is None:
             return contextlib.nullcontext()
         return self._evaluation_weights.swapped(self.replicas)
@@ -360,7 +419,10 @@ class Trainer:
 
         Raises:
           CheckpointError: the save before this one failed.
+          What `open` raises.
         """
+        self._refuse_if_closed()
+        self._opened()
         step = int(self.global_step)
         if self._directory is None or not self.replicas.is_chief or step == self._saved_step:
             return
@@ -370,15 +432,16 @@ class Trainer:
         self._saved_step = step
 
     def stop(self, reason: str) -> None:
-        """Ends `train` after the current call; for actions."""
+        """Ends `train` after the current call; for actions. The next `train` starts afresh."""
         self.stop_reason = reason
 
     def close(self) -> None:
-        """Waits for the last save, closes files and gives the directory up.
+        """Waits for the last save, closes files and gives the directory up; once more is nothing.
 
         Raises:
           CheckpointError: the last save failed.
         """
+        self._closed = True
         with contextlib.ExitStack() as last_first:  # Each, even where one raises.
             if self._directory is not None:
                 last_first.callback(self._directory.close)

@@ -37,6 +37,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments.benchmark import auto, race, start_up, tables, timing, workloads
+from experiments.entry import tensorflow_import
 from experiments.entry.errors import InputError, alternatives
 from experiments.entry.run_main import run_main
 
@@ -111,7 +112,8 @@ def _auto() -> dict[str, Any]:
 
 def _feeds() -> dict[str, Any]:
     # Imports TensorFlow, which writes the shards.
-    from experiments.benchmark import feeds
+    with tensorflow_import.without_banner():
+        from experiments.benchmark import feeds
 
     known = ["cnn", "resnet20"]
     seconds = feeds.QUICK_SECONDS if _QUICK.value else feeds.SECONDS
@@ -124,14 +126,16 @@ def _feeds() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     # Imports TensorFlow, which writes the records.
-    from experiments.benchmark import memory
+    with tensorflow_import.without_banner():
+        from experiments.benchmark import memory
 
     return memory.run(ratio=memory.QUICK_RATIO if _QUICK.value else memory.RATIO)
 
 
 def _finite_check() -> dict[str, Any]:
     # Imports TensorFlow: both contenders share a process.
-    from experiments.benchmark import finite_check
+    with tensorflow_import.without_banner():
+        from experiments.benchmark import finite_check
 
     known = [*workloads.WORKLOADS, finite_check.PROGRAM]
     default = list(QUICK_WORKLOADS) if _QUICK.value else known
@@ -150,14 +154,16 @@ def _start_up() -> dict[str, Any]:
 
 def _overhead() -> dict[str, Any]:
     # Imports TensorFlow, as the kernels' does.
-    from experiments.benchmark import overhead
+    with tensorflow_import.without_banner():
+        from experiments.benchmark import overhead
 
     return overhead.run(quick=_QUICK.value, rounds=_ROUNDS.value)
 
 
 def _kernels() -> dict[str, Any]:
     # Imports TensorFlow, which the race of whole steps leaves to its contenders.
-    from experiments.benchmark import kernel_race
+    with tensorflow_import.without_banner():
+        from experiments.benchmark import kernel_race
 
     return kernel_race.run(quick=_QUICK.value, rounds=_ROUNDS.value)
 
@@ -209,7 +215,7 @@ def main(argv: list[str]) -> None:
     path = pathlib.Path(_JSON.value)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.open("a").close()  # A folder can be touched.
     except OSError as error:
         raise InputError(
             "--json",

@@ -54,7 +54,11 @@ def main(peers: list[str]) -> int:
     """Installs the named peers, or all; returns the exit status."""
     unknown = sorted(set(peers) - set(PEERS))
     if unknown:
-        print(f"install_peers: expected names among {sorted(PEERS)}, found {unknown}")
+        print(
+            f"error: install_peers: expected {', '.join(sorted(PEERS))}, found"
+            f" {', '.join(unknown)}; to mend: correct the spelling, or name none for all",
+            file=sys.stderr,
+        )
         return 2
     status = 0
     for peer in peers or PEERS:
@@ -62,7 +66,7 @@ def main(peers: list[str]) -> int:
             install(peer)
             print(f"install_peers: {peer} is in {interpreter(peer)}")
         except (subprocess.CalledProcessError, OSError) as error:
-            print(f"install_peers: {peer} failed: {error}")
+            print(f"error: install_peers: {peer} failed: {error}", file=sys.stderr)
             status = 1
     return status
 

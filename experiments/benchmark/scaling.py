@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark import machine
+from experiments.entry.significant import significant
 
 _KINDS = {"1 replica": 1, "2 replicas": 2, "4 replicas": 4, "2 workers": 0}
 _MODELS = ("cnn", "mlp")
@@ -168,7 +169,7 @@ def _in_a_process(count: int) -> Values:
 
 def _line(name: str, values: list[float]) -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{name:34} {middle:9.3f}  [{low:.3f}, {high:.3f}]"
+    return f"{name:34} {significant(middle):>9}  [{significant(low)}, {significant(high)}]"
 
 
 def _fit_step(one: Values, name: str) -> tuple[float, float]:

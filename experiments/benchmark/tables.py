@@ -277,7 +277,9 @@ def origin(result: Mapping[str, Any]) -> str:
 def main(paths: Sequence[str]) -> int:
     """Prints the tables of the files; returns the exit status."""
     if not paths:
-        print("error: tables: expected result files, found none; to mend: name them")
+        print(
+            "error: tables: expected result files, found none; to mend: name them", file=sys.stderr
+        )
         return 2
     by_benchmark: dict[str, list[Row]] = {}
     for path in paths:
@@ -287,7 +289,8 @@ def main(paths: Sequence[str]) -> int:
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(
                 f"error: {path}: expected a file written by experiments.benchmark, found"
-                f" {type(error).__name__}: {error}; to mend: run the benchmark again"
+                f" {type(error).__name__}: {error}; to mend: run the benchmark again",
+                file=sys.stderr,
             )
             return 2
         by_benchmark.setdefault(benchmark, []).extend(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from experiments.flags import flagfile
 
 # absl's own is 1, which a fault of the program has too.
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def debug_requested(arguments: Sequence[str]) -> bool:
@@ -37,7 +39,8 @@ def run_main(
     """Runs a binary's `main` and exits the process with its status.
 
     An `InputError` ends with status 2 and its line on stderr, preceded by the traceback with
-    `--debug`; every other exception is a fault of the program and keeps its traceback.
+    `--debug`, and so does an interrupt from the keyboard, with status 130; every other exception is
+    a fault of the program and keeps its traceback.
 
     Args:
       main: takes the whole argument list, program name first; None returned means 0.
@@ -46,9 +49,10 @@ def run_main(
     arguments = list(sys.argv if argv is None else argv)
     try:
         status = main(arguments)
-    except InputError as error:
+    except (InputError, KeyboardInterrupt) as error:
         if debug_requested(arguments[1:]):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT)
+        bad_input = isinstance(error, InputError)
+        print(f"error: {error}" if bad_input else "interrupted", file=sys.stderr, flush=True)
+        sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_INTERRUPTED)
     sys.exit(status or 0)

@@ -1,8 +1,8 @@
 """Imports TensorFlow without its native banner on stderr.
 
 TensorFlow's libraries write lines about oneDNN and CUDA straight to file descriptor 2 while they
-are loaded and when devices are first listed. No environment variable keeps them off: they come
-before TensorFlow sets its log level. An error of ours is to be one line, and so is a program that
+are loaded and when devices are first listed. No environment variable keeps them off: most come
+whatever TensorFlow's log level is. An error of ours is to be one line, and so is a program that
 has nothing to say.
 """
 
@@ -22,17 +22,20 @@ LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 def without_banner(*, show: bool = False) -> Iterator[None]:
     """Holds back what is written to descriptor 2 in the block; import TensorFlow in it.
 
-    Where the block raises, what was held back is passed on. Where the process dies in it (a library
-    for another CPU), Python's fault handler says so on the true stderr. A TF_CPP_MIN_LOG_LEVEL in
-    the environment is the user's wish for TensorFlow's messages: nothing is held back then.
+    At the block's end devices are listed, which TensorFlow does once and not in silence. Where the
+    block raises, what was held back is passed on. Where the process dies in it (a library for
+    another CPU), Python's fault handler says so on the true stderr. TF_CPP_MIN_LOG_LEVEL=0 in the
+    environment is the user's wish for all of TensorFlow's messages: nothing is held back then. A
+    higher level asks for fewer, and is left in force afterwards.
 
     Args:
       show: hold nothing back.
     """
-    if show or LEVEL in os.environ:
+    # Python has no sys.stderr where descriptor 2 was closed: there is nothing to hold back.
+    if show or os.environ.get(LEVEL) == "0" or sys.stderr is None:
         yield
         return
-    os.environ[LEVEL] = "2"
+    os.environ.setdefault(LEVEL, "2")
     sys.stderr.flush()
     true_stderr = os.dup(2)
     with tempfile.TemporaryFile() as held, os.fdopen(true_stderr, "wb") as stderr:
@@ -41,7 +44,9 @@ def without_banner(*, show: bool = False) -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+            if "tensorflow" in sys.modules:
+                sys.modules["tensorflow"].config.list_physical_devices()
+        except Exception:
             held.seek(0)
             stderr.write(held.read())
             raise

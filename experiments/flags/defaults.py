@@ -21,9 +21,10 @@ LEARNING_RATES = {
     "lars": 1.0,
     "muon": 0.02,
 }
+# The optimizers' own defaults, which a test compares: TensorFlow is not imported here.
 _MOMENTUM = 0.9
-_OWN_MOMENTUM = {"rmsprop": 0.0}
-_WEIGHT_DECAY = {"adamw": 0.01, "lamb": 0.01, "lion": 0.01}
+_OWN_MOMENTUM = {"rmsprop": 0.0, "muon": 0.95}
+_WEIGHT_DECAY = {"adamw": 0.004}
 # natural_exp and inverse_time: rates of the exponent and of the divisor.
 _DECAY_RATE = {"exponential": 0.96, "step": 0.1, "natural_exp": 0.5, "inverse_time": 0.5}
 _CLIP_NORM = {"value": 1.0, "norm": 1.0, "global_norm": 1.0, "adaptive": 0.01}

@@ -122,7 +122,7 @@ OPTIMIZER = (
         "optimizer",
         "float",
         None,
-        "Share of the velocity kept; 0.9 by default, 0 for rmsprop.",
+        "Share of the velocity kept; 0.9 by default, 0 for rmsprop, 0.95 for muon.",
         low=0.0,
         high=1.0,
         below=True,
@@ -133,7 +133,7 @@ OPTIMIZER = (
         "optimizer",
         "float",
         None,
-        "Decoupled decay of kernels; 0.01 by default for adamw, lamb and lion, else 0.",
+        "Decoupled decay of kernels; 0.004 by default for adamw, else 0.",
         low=0.0,
     ),
 )

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import rich
 import tensorflow as tf
 
 import loop
+from experiments.entry.significant import significant
+from experiments.entry.summary import summary
 from experiments.flags import Settings
 from kernels import target
-from loop.actions.progress import summary
 from loop.analysis import flops
 
 
@@ -35,20 +35,22 @@ def show(settings: Settings, made: Mapping[str, Any], total_steps: int) -> dict[
     step, feed = made["step"], made["feed"]
     operations = flops.of_step(step, feed)
     resident = sum(_bytes(tensor) for tensor in feed.resident().values())
-    epochs = total_steps * feed.batch_size / feed.size if hasattr(feed, "size") else None
+    steps = f"{total_steps:,}"
+    if hasattr(feed, "size"):
+        steps += f", {significant(total_steps * feed.batch_size / feed.size, 3)} epochs"
     lines = {
         "parameters": f"{sum(math.prod(v.shape) for v in step.variables):,}",
         "FLOPs a step": f"{operations:,} in matrix products and convolutions",
         "state": f"{_size(sum(map(_bytes, trainer.state.values())))} in "
         f"{len(trainer.state)} variables",
         "resident data": _size(resident),
-        "steps": f"{total_steps:,}" + ("" if epochs is None else f", {epochs:.2f} epochs"),
+        "steps": steps,
         "FLOPs in all": f"{operations * total_steps:.3g}",
         "replicas": trainer.replicas.description,
         "precision": settings.precision,
         "compile": _compile(settings, trainer),
     }
-    rich.print(summary(lines, "dry run: nothing was trained or written"))
+    summary(lines, "dry run: nothing was trained or written")
     return lines
 
 

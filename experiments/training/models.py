@@ -10,8 +10,11 @@ import tensorflow as tf
 
 import kernels
 import loop
+from experiments.entry.errors import InputError
 from loop import layers
+from loop.keras import version
 from loop.precision.policy import Precision
+from loop.variables import name_of
 
 # A run of a few hundred steps must leave the moving statistics' start behind.
 _BATCH_NORM_MOMENTUM = 0.9
@@ -50,6 +53,8 @@ class InPrecision:
 
 class _Classifier(loop.Module):
     """Makes the layers of one model with its seed, dtype and kind of BatchNorm."""
+
+    logits: layers.Dense
 
     def __init__(self, *, seed: int, dtype: Any, synchronized: bool) -> None:
         self._seed = seed
@@ -203,9 +208,19 @@ class ResNet(_Classifier):
 def keras_cnn(
     image_shape: tuple[int, int, int], classes: int, dropout: float, *, seed: int, policy: str
 ) -> Any:
-    """The layers of `Cnn` as a Keras model, to show that one works in the loop as it is."""
+    """The layers of `Cnn` as a Keras model, to show that one works in the loop as it is.
+
+    Raises:
+      InputError: on a Keras that the loop does not know.
+    """
     import keras
 
+    try:
+        version.check(keras)
+    except version.UnsupportedKerasError as error:
+        raise InputError(
+            "--model=keras_cnn", expected=error.expected, found=error.found, mend=error.mend
+        ) from error
     keras.utils.set_random_seed(seed % 2**32)
     options: dict[str, Any] = {"dtype": policy}
 
@@ -228,6 +243,12 @@ def keras_cnn(
         ],
         name="keras_cnn",
     )
+
+
+def output_kernel(model: Any) -> str:
+    """The name of the kernel of a model's last layer, which gives the logits."""
+    layer = model.logits if isinstance(model, _Classifier) else model.layers[-1]
+    return name_of(layer.kernel)
 
 
 def make(
@@ -253,6 +274,7 @@ def make(
 
     Raises:
       KeyError: on another name.
+      InputError: on "keras_cnn" with a Keras that the loop does not know.
     """
     if name == "keras_cnn":
         model: Model = keras_cnn(image_shape, classes, dropout, seed=seed, policy=precision.name)

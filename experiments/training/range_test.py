@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import rich
-
+from experiments.entry.summary import summary
 from experiments.flags import Settings
-from loop.actions.progress import summary
 from loop.analysis.range_test import range_test
 
 
@@ -40,4 +38,4 @@ def find(settings: Settings, made: Mapping[str, Any]) -> None:
             lines["plot"] = f"{name}.png"
         except ImportError:
             lines["plot"] = "none: matplotlib is not installed"
-        rich.print(summary(lines, "range test: nothing was trained"))
+        summary(lines, "range test: nothing was trained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,14 @@ def _decay_rate(settings: Settings) -> float:
     return settings.decay_rate
 
 
-def optimizer(settings: Settings, learning_rate: Schedule) -> Optimizer:
-    """The update rule; weight decay reaches kernels alone."""
+def optimizer(settings: Settings, learning_rate: Schedule, *, output_kernel: str) -> Optimizer:
+    """The update rule; weight decay reaches kernels alone.
+
+    Args:
+      settings: of the run; what they leave to the optimizer has its own default.
+      learning_rate: its course.
+      output_kernel: the name of the output layer's kernel, which Muon leaves to Adam.
+    """
     momentum = settings.momentum
     makers: dict[str, Callable[..., Optimizer]] = {
         "sgd": optimizers.SGD,
@@ -75,7 +82,9 @@ def optimizer(settings: Settings, learning_rate: Schedule) -> Optimizer:
         "lion": optimizers.Lion,
         "lamb": optimizers.LAMB,
         "lars": functools.partial(optimizers.LARS, momentum=momentum),
-        "muon": functools.partial(optimizers.Muon, momentum=momentum),
+        "muon": functools.partial(
+            optimizers.Muon, momentum=momentum, exclude=[f"^{re.escape(output_kernel)}$"]
+        ),
     }
     options: dict[str, Any] = {
         "weight_decay": settings.weight_decay,

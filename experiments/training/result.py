@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rich
 import tensorflow as tf
 
 import loop
+from experiments.entry.significant import significant
+from experiments.entry.summary import summary
 from experiments.flags import Settings
 from loop import checkpoint
 from loop.actions.meter import peak_rss_bytes
-from loop.actions.progress import summary
 
 RESULT_FILE = "result.json"
 
@@ -69,24 +69,21 @@ def _result(trainer: loop.Trainer, evaluation: dict[str, Any]) -> dict[str, Any]
 
 
 def _show(result: dict[str, Any], directory: Path) -> None:
-    seconds = result["seconds"]
-    rich.print(
-        summary(
-            {
-                "step": str(result["step"]),
-                "train loss": "-"
-                if result["train_loss"] is None
-                else f"{result['train_loss']:.4f}",
-                **{
-                    name.replace("_", " "): f"{value:.4f}"
-                    for name, value in result.items()
-                    if name.startswith("test_") and isinstance(value, float)
-                },
-                "examples/s": f"{result['examples_per_second']:,.0f}",
-                "seconds": "  ".join(f"{name} {spent:.2f}" for name, spent in seconds.items()),
-                "compile": f"{result['compile']}, {result['steps_per_call']} steps a call",
-                "directory": str(directory),
+    seconds = {name: significant(spent, 3) for name, spent in result["seconds"].items()}
+    train_loss, speed = result["train_loss"], result["examples_per_second"]
+    summary(
+        {
+            "step": str(result["step"]),
+            "train loss": "-" if train_loss is None else significant(train_loss),
+            **{
+                name.replace("_", " "): significant(value)
+                for name, value in result.items()
+                if name.startswith("test_") and isinstance(value, float)
             },
-            "interrupted" if result["interrupted"] else "done",
-        )
+            "examples/s": f"{speed:,.0f}" if speed else "-",
+            "seconds": "  ".join(f"{name} {spent}" for name, spent in seconds.items()),
+            "compile": f"{result['compile']}, {result['steps_per_call']} steps a call",
+            "directory": str(directory),
+        },
+        "interrupted" if result["interrupted"] else "done",
     )

@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 import loop
 from experiments.data.datasets import Dataset
 from experiments.entry.errors import InputError
@@ -106,11 +104,6 @@ _HARMLESS = frozenset(
 )
 
 
-def list_devices() -> None:
-    """Makes TensorFlow look for GPUs, which it does once and not in silence."""
-    tf.config.list_physical_devices()
-
-
 def run(settings: Settings, data: Dataset, *, began: float) -> int:
     """Trains as the settings say; returns the exit status.
 
@@ -129,6 +122,13 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     try:
         with replicas.naming_a_lost_worker():  # making variables runs collectives too
             return _run_on(replicas, settings, data, total_steps)
+    except loop.WorkerFailedError as error:
+        raise InputError(
+            f"--strategy={settings.strategy}",
+            expected="every worker to start",
+            found=error,
+            mend="do what it says, and start all workers again",
+        ) from error
     except loop.WorkerLostError as error:
         if settings.debug:
             raise
@@ -143,21 +143,30 @@ def _run_on(
     if settings.dry_run or settings.find_learning_rate is not None:
         _run_without_training(settings, data, replicas, total_steps)
         return 0
-    directory, records = _folders(settings, replicas)
-    with loop.StopSignals() as signals, Progress(total_steps) as progress:
+    with replicas.failing_together():
+        directory, records = _folders(settings, replicas)
+    with loop.StopSignals() as signals:
+        progress = Progress(total_steps)
         made = parts(settings, data, replicas, total_steps, records)
         curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
-            with contextlib.closing(curves) if curves else contextlib.nullcontext(), trainer:
-                delivery.start_from(settings, made, trainer)
+            with (
+                progress,  # Ends with training: results and errors stand below the bar.
+                contextlib.closing(curves) if curves else contextlib.nullcontext(),
+                trainer,
+            ):
+                with replicas.failing_together():
+                    delivery.start_from(settings, made, trainer)
                 trainer.open()
                 # No earlier: what `open` refuses is refused in one line.
                 logging.getLogger("loop").info("%s", replicas.description)
-                if replicas.is_chief:
-                    (directory / FLAGS_FILE).write_text(settings.to_flagfile(), encoding="utf-8")
+                with replicas.failing_together():
+                    if replicas.is_chief:
+                        text = settings.to_flagfile()
+                        (directory / FLAGS_FILE).write_text(text, encoding="utf-8")
                 trainer.train(until=total_steps)
-                evaluation = trainer.evaluate()
+                evaluation = _last_evaluation(trainer)
                 if curves is not None:
                     curves.evaluated(trainer)
                 if replicas.is_chief:
@@ -170,7 +179,20 @@ def _run_on(
             print(f"error: {error}", file=sys.stderr, flush=True)
             failed = isinstance(error, (loop.NonFiniteError, ExportError))
             return 1 if failed else EXIT_BAD_INPUT
-    return 0 if trainer.stop_signal is None else exit_code(trainer.stop_signal)
+    if trainer.stop_signal is None:
+        return 0
+    replicas.gather([0])  # To a worker that still writes, the end of one with a status is a loss.
+    return exit_code(trainer.stop_signal)
+
+
+def _last_evaluation(trainer: loop.Trainer) -> dict[str, Any]:
+    """The evaluation of the step at which training ended: the one made there, or one made now."""
+    # What a process that has trained nothing knows is on file, and known to the chief alone.
+    if trainer.rows is not None and trainer.evaluations:
+        step, results = trainer.evaluations[-1]
+        if step == int(trainer.global_step):
+            return results
+    return trainer.evaluate()
 
 
 def _run_without_training(
@@ -257,7 +279,7 @@ def parts(
         )
         outer = outer_loop.OuterLoop(settings)
         schedule = outer.schedule(recipe.schedule(settings, total_steps))
-        optimizer = recipe.optimizer(settings, schedule)
+        optimizer = recipe.optimizer(settings, schedule, output_kernel=models.output_kernel(model))
         step = loop.GradientStep(
             pipeline.loss_function(model),
             model.trainable_variables,

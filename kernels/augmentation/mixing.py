@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kernels import inverse_cdf, random
 from kernels.augmentation import boxes
+from kernels.embedding import in_range
 from kernels.random import Integer
 
 
@@ -110,16 +111,18 @@ def mixed_one_hot(
     """One-hot labels mixed as the images were.
 
     Args:
-      labels: integer [B].
-      partner_labels: integer [B].
+      labels: integer [B], in [0, classes).
+      partner_labels: integer [B], in [0, classes).
       share: float [B], the weight of labels; the rest is the partners'.
       classes: number of classes.
       dtype: of the result; share's if None.
 
     Returns:
-      [B, classes], each row's sum 1.
+      [B, classes], each row's sum 1; a row of NaN where a label is out of range.
     """
-    share = tf.cast(share, dtype or share.dtype)[:, tf.newaxis]
+    known = in_range(labels, classes) & in_range(partner_labels, classes)
+    share = tf.cast(share, dtype or share.dtype)
+    share = tf.where(known, share, tf.constant(math.nan, share.dtype))[:, tf.newaxis]
     own = tf.one_hot(labels, classes, dtype=share.dtype)
     other = tf.one_hot(partner_labels, classes, dtype=share.dtype)
     return other + (own - other) * share

@@ -1,13 +1,14 @@
-"""Progress for a person: a bar on a terminal, plain lines elsewhere, a table at the end."""
+"""Progress for a person: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich import console as rich_console
 from rich import progress as rich_progress
-from rich.table import Table
 
 if TYPE_CHECKING:
     from loop.trainer import Trainer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 class Progress:
     """Shows how a run goes, as an action (`Every(100, progress, at_end=True)`) inside `with`.
+
+    While the bar is there, what is written to stderr stands above it, and so do the lines of the
+    root logger's handlers that write there.
 
     Args:
       until: the last step.
@@ -26,6 +30,9 @@ class Progress:
         self._console = console or rich_console.Console(stderr=True)
         self._bar: rich_progress.Progress | None = None
         self._task: rich_progress.TaskID | None = None
+        self._shown = False
+        self._stderr = sys.stderr
+        self._handlers: list[logging.StreamHandler[TextIO]] = []
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -33,11 +40,22 @@ class Progress:
                 rich_progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 rich_progress.BarColumn(),
                 rich_progress.TextColumn("{task.description}"),
-                rich_progress.TimeRemainingColumn(),
+                rich_progress.TimeRemainingColumn(compact=True),
                 console=self._console,
+                # Rich would send a stdout that is a file to the terminal too.
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
             self._task = self._bar.add_task("compiling", total=self._until)
+            self._stderr = sys.stderr
             self._bar.start()
+            # Rich replaces sys.stderr; a handler made before keeps the stream that it was made of.
+            self._handlers = [
+                handler
+                for handler in logging.getLogger().handlers
+                if isinstance(handler, logging.StreamHandler) and handler.stream is self._stderr
+            ]
+            for handler in self._handlers:
+                handler.setStream(sys.stderr)
         return self
 
     def __exit__(
@@ -46,13 +64,19 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._bar is None:
+            return
+        # A run that was at its end already, or refused, has nothing to show.
+        self._bar.live.transient = not self._shown
+        self._bar.stop()
+        for handler in self._handlers:
+            handler.setStream(self._stderr)
 
     def __call__(self, trainer: Trainer) -> None:
         """Shows the last finished step."""
         if trainer.rows is None:
             return
+        self._shown = True
         *_, row = trainer.rows
         shown = [
             f"{label} {row[name]:.4g}"
@@ -69,11 +93,3 @@ class Progress:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def summary(rows: dict[str, str], title: str) -> Table:
-    """A two-column table of results for the end of a run."""
-    table = Table(title=title, show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

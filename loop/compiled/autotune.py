@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -65,7 +66,19 @@ class Choice:
         self._measurable = measurable
         self._cache = cache if cache is not None else default_cache()
 
-    def loop(self, *, steps: int, saved: Mode | None) -> CompiledLoop:
+    def before_training(self, saved: Mode | None) -> Mode:
+        """The mode for an evaluation while that of training is not chosen; chooses nothing.
+
+        With "auto" the run's earlier choice, or else XLA on one GPU and the graph anywhere else.
+
+        Args:
+          saved: see `loop`.
+        """
+        if self._asked != "auto":
+            return self._asked
+        return saved or ("xla" if self._is_one_gpu() else "graph")
+
+    def loop(self, *, steps: int | None, saved: Mode | None) -> CompiledLoop:
         """The loop in the asked mode; for "auto" in the chosen one, with one log line why.
 
         The run's own earlier choice first, so that a resume is exact. Then, on one CPU replica,
@@ -74,14 +87,14 @@ class Choice:
         on times, a rule: graph on CPUs, XLA on GPUs unless a collective is inside the forward pass.
 
         Args:
-          steps: how many the run still has.
+          steps: how many the run still has; None for many.
           saved: the mode in the metadata of the checkpoint it resumes from.
         """
         if self._asked != "auto":
             return self._make(self._asked)
         if saved is not None:
             return self._chosen(self._make(saved), "the run's choice so far")
-        if target.default_device() == "gpu" and self._replicas.count == 1:
+        if self._is_one_gpu():
             return self._chosen(self._make("xla"), "one GPU")
         if self._replicas.count > 1:
             return self._on_replicas()
@@ -94,7 +107,10 @@ class Choice:
             return self._chosen(self._make("xla"), "measured fastest before on such a step")
         if not self._measurable:
             return self._chosen(graph, "the feed cannot be put back after a measurement")
-        return self._measured(graph, steps, key)
+        return self._measured(graph, sys.maxsize if steps is None else steps, key)
+
+    def _is_one_gpu(self) -> bool:
+        return target.default_device() == "gpu" and self._replicas.count == 1
 
     def _chosen(self, loop: CompiledLoop, reason: str) -> CompiledLoop:
         _log.info("compile=auto: %s, %s", loop.mode, reason)
@@ -120,9 +136,9 @@ class Choice:
             first = _seconds_per_step(graph, steps)
             rest = steps * first
             if rest < _SHORT_RUN_SECONDS:
-                return self._chosen(graph, f"the run takes {rest:.0f} s, too short to compile for")
+                return self._chosen(graph, f"the run takes {rest:.2g} s, too short to compile for")
             if compile_seconds > min(_LONGEST_COMPILE_SECONDS, rest / 4):
-                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.0f} s")
+                return self._chosen(graph, f"XLA would compile for some {compile_seconds:.3g} s")
             loops["xla"] = self._make("xla")
             seconds: dict[str, list[float]] = {mode: [] for mode in loops}
             for _ in range(_ROUNDS):
@@ -137,7 +153,7 @@ class Choice:
         # On a busy machine a round can go either way: such a choice is this run's alone.
         if max(seconds[best]) < min(others):
             _remember(self._cache, key, best)
-        shown = ", ".join(f"{mode} {median * 1e3:.2f} ms" for mode, median in medians.items())
+        shown = ", ".join(f"{m} {median * 1e3:.4g} ms" for m, median in medians.items())
         return self._chosen(loops[best], f"fastest of {shown} a step")
 
     def _key(self, loop: CompiledLoop) -> str:

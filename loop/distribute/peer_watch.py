@@ -1,14 +1,17 @@
 """A process that watches connections to other workers, and kills its parent if one is lost.
 
-    python peer_watch.py PID ALIVE SECONDS NAME FD=WORKER ...
+    python peer_watch.py PID ALIVE SECONDS NAME FD,FD,... FD=WORKER ...
 
 ALIVE is the read end of a pipe whose other end the parent, PID, holds: the parent's end ends this
-process. Each FD is a connection. One that closes without `DONE` means that its WORKER was lost: the
-parent then has SECONDS to end by itself. Only Python's standard library is imported here.
+process, and where the parent has written its exit status, 0, this process says `DONE` for it on the
+connections FD,FD,... that the other workers watch. Each FD of a WORKER is a connection that closes
+without `DONE` where that one was lost: the parent then has SECONDS to end by itself. Only Python's
+standard library is imported here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -28,27 +31,32 @@ def _is_done(descriptor: int) -> bool:
     return said == DONE
 
 
+def _leave(alive: int, tell: list[int]) -> None:
+    """Says that the parent is done if that is how it ended."""
+    if os.read(alive, 1) == b"\0":
+        for descriptor in tell:
+            with contextlib.suppress(OSError):
+                os.write(descriptor, DONE)
+
+
 def main(arguments: list[str]) -> None:
     """Watches until the parent ends, or ends it; see the module."""
-    parent, alive, seconds, name = (
-        int(arguments[0]),
-        int(arguments[1]),
-        float(arguments[2]),
-        arguments[3],
-    )
-    workers = dict(argument.split("=", 1) for argument in arguments[4:])
+    parent, alive, seconds = int(arguments[0]), int(arguments[1]), float(arguments[2])
+    name = arguments[3]
+    tell = [int(descriptor) for descriptor in arguments[4].split(",")]
+    workers = dict(argument.split("=", 1) for argument in arguments[5:])
     watched = {int(descriptor): worker for descriptor, worker in workers.items()}
     while True:
         ready, _, _ = select.select([alive, *watched], [], [])
         if alive in ready:
-            return
+            return _leave(alive, tell)
         for descriptor in ready:
             worker = watched.pop(descriptor)
             if _is_done(descriptor):
                 continue
             ended, _, _ = select.select([alive], [], [], seconds)
             if ended or os.getppid() != parent:
-                return
+                return _leave(alive, tell)
             print(
                 f"error: {name} lost {worker} and had not ended {seconds:g} s later; start all of "
                 "them again: the run goes on from its last checkpoint",
@@ -56,7 +64,7 @@ def main(arguments: list[str]) -> None:
                 flush=True,
             )
             os.kill(parent, signal.SIGKILL)
-            return
+            return None
 
 
 if __name__ == "__main__":

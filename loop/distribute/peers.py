@@ -8,17 +8,19 @@ of a process in that state can act, a small process beside it does.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
+import logging
 import os
 import select
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from loop.distribute import peer_watch
+from loop.distribute import exit_status, peer_watch
+
+_log = logging.getLogger(__name__)
 
 LOST_SECONDS = 15.0
 """How long a process may take to end by itself once another worker is gone.
@@ -47,39 +49,51 @@ class Peers:
     made: Mapping[int, socket.socket]
     accepted: Mapping[int, socket.socket]
 
-    def watch(self, *, seconds: float = LOST_SECONDS) -> None:
-        """From now on another worker's end ends this process too, unless that one was done.
+    def watch(self, *, seconds: float = LOST_SECONDS) -> Watch | None:
+        """From now on another worker's end ends this process too, unless that one had finished.
 
-        A worker whose interpreter ends says so, and may go before the others. One that was killed,
-        or whose machine is gone, has not: most often the survivor's next collective then fails and
-        it ends by itself; if not, it is killed with a line on stderr.
-        See `loop.distribute.peer_watch`.
+        A worker has finished whose process exits with status 0; it may go before the others. Every
+        other end is a loss: an exception, another status, a signal, `os._exit`, a machine that is
+        gone. Most often the survivor's next collective then fails and it ends by itself; if not, it
+        is killed with a line on stderr. See `loop.distribute.peer_watch`.
 
         Args:
           seconds: how long the survivor has to end by itself.
+
+        Returns:
+          What watches, to end it before the process ends; None with one worker.
         """
         if not self.made:
-            return
+            return None
         for connection in self.made.values():
             connection.setblocking(True)
             _keep_alive(connection)
         read, write = os.pipe()
-        descriptors = [connection.fileno() for connection in self.made.values()]
+        made = [connection.fileno() for connection in self.made.values()]
+        accepted = [connection.fileno() for connection in self.accepted.values()]
         watched = [
             f"{descriptor}=worker {worker} at {self.addresses[worker]}"
-            for descriptor, worker in zip(descriptors, self.made, strict=True)
+            for descriptor, worker in zip(made, self.made, strict=True)
         ]
         here = f"worker {self.index} of {len(self.addresses)}"
         program = [sys.executable, "-I", "-S", peer_watch.__file__]  # starts in 20 ms
+        tell = ",".join(map(str, accepted))
         process = subprocess.Popen(
-            [*program, str(os.getpid()), str(read), str(seconds), here, *watched],
-            pass_fds=[read, *descriptors],
+            [*program, str(os.getpid()), str(read), str(seconds), here, tell, *watched],
+            pass_fds=[read, *made, *accepted],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # no terminal's signal reaches it
         )
+        process.returncode = 0  # It outlives this process: Python need not warn of it.
         os.close(read)
-        atexit.register(self._leave, process, write)
+        if not exit_status.told_to(write):
+            _log.warning(
+                "%s: this C library has no on_exit, which tells the exit status: to the others the "
+                "end of this worker will be a loss, even after it has finished",
+                here,
+            )
+        return Watch(process.pid, (write, *made, *accepted), self)
 
     def gone(self, *, seconds: float) -> list[int]:
         """The workers whose processes have ended, in order; empty if none does in time.
@@ -98,13 +112,41 @@ class Peers:
         for connection in (*self.made.values(), *self.accepted.values()):
             connection.close()
 
-    def _leave(self, process: subprocess.Popen[bytes], write: int) -> None:
-        """Says that this worker is done, and ends the watching process."""
-        for connection in self.accepted.values():
-            with contextlib.suppress(OSError):
-                connection.sendall(peer_watch.DONE)
-        os.close(write)
-        process.wait()
+
+class Watch:
+    """The process that watches the other workers for this one.
+
+    Args:
+      process: its id.
+      descriptors: this process's ends of all that says whether it lives.
+      peers: kept with it, since a connection that is collected as garbage is closed.
+    """
+
+    def __init__(self, process: int, descriptors: Sequence[int], peers: Peers) -> None:
+        self._process = process
+        self._descriptors = tuple(descriptors)
+        self._peers = peers
+        # A forked child would hold the connections open after this process's end, and tell its own
+        # exit status for this one's.
+        os.register_at_fork(after_in_child=self._let_go)
+
+    def end(self) -> None:
+        """Ends the watching, and this worker for the others: unsaid, so that they have lost it."""
+        if not self._descriptors:
+            return
+        self._let_go()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+
+    def _let_go(self) -> None:
+        """Leaves the connections to whoever else holds them."""
+        # Not closed: the C library writes to the descriptor at exit, whatever is open under it.
+        if self._descriptors:
+            null = os.open(os.devnull, os.O_RDWR)
+            for descriptor in self._descriptors:
+                os.dup2(null, descriptor, inheritable=False)
+            os.close(null)
+        self._descriptors = ()
 
 
 def _keep_alive(connection: socket.socket) -> None:

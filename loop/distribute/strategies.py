@@ -20,7 +20,7 @@ import tensorflow as tf
 from loop.distribute.cluster import Cluster, ClusterError, lost_worker, meet
 from loop.distribute.cluster import from_environment as cluster_of
 from loop.distribute.peers import LOST_SECONDS, Peers
-from loop.errors import WorkerLostError
+from loop.errors import WorkerFailedError, WorkerLostError
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,28 @@ class Replicas:
                 f"worker {self.worker} of {self.workers} lost {lost}; start all of them again: the "
                 "run goes on from its last checkpoint"
             ) from error
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Where one worker raises inside it, all do, for what a worker does by itself at the start.
+
+        Without it the others would wait in their next collective, for a worker that has ended. All
+        workers must enter it: it ends with a collective of the host.
+
+        Raises:
+          WorkerFailedError: on the workers that did not fail; what one raised itself goes on there.
+        """
+        try:
+            yield
+        except Exception:
+            self.gather([1])
+            raise
+        failed = np.flatnonzero(self.gather([0])[:, 0])
+        if failed.size:
+            raise WorkerFailedError(
+                f"worker {self.worker} of {self.workers}: worker {failed[0]} cannot start the run, "
+                "and its own line says why"
+            )
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs `function` on every replica; per-replica arguments arrive as this replica's."""
@@ -230,8 +252,9 @@ def multi_worker(
     TensorFlow's server then listens on this worker's port on every interface, and trusts whoever
     reaches it: keep the ports inside a network that you trust.
 
-    From here on a worker that is killed takes this process with it: if it has not ended by itself
-    `lost_seconds` later, it is killed with a line on stderr.
+    From here on a worker that ends before it has finished, which is to exit with status 0, takes
+    this process with it: if it has not ended by itself `lost_seconds` later, it is killed with a
+    line on stderr.
 
     Args:
       cluster: the workers; None for what TF_CONFIG or a Slurm job step names.
@@ -245,8 +268,23 @@ def multi_worker(
     if cluster is None:
         raise ClusterError("multi_worker: TF_CONFIG expected to name the workers, found unset")
     peers = meet(cluster, seconds=meet_seconds)
-    peers.watch(seconds=lost_seconds)
-    _log.info("worker %d of %d: all workers are there", cluster.index, len(cluster.workers))
+    with contextlib.ExitStack() as unless_made:
+        # Without the strategy this worker is none: the others learn it from their connections.
+        unless_made.callback(peers.close)
+        watch = peers.watch(seconds=lost_seconds)
+        if watch is not None:
+            unless_made.callback(watch.end)
+        _log.info("worker %d of %d: all workers are there", cluster.index, len(cluster.workers))
+        strategy = _strategy(cluster, peers)
+        unless_made.pop_all()
+    count, workers = strategy.num_replicas_in_sync, len(cluster.workers)
+    local = count // workers
+    ids = tuple(range(cluster.index * local, (cluster.index + 1) * local))
+    description = f"multi_worker: worker {cluster.index} of {workers}, {local} replicas each"
+    return Replicas(strategy, count, ids, description, workers, cluster.index, peers)
+
+
+def _strategy(cluster: Cluster, peers: Peers) -> Any:
     # One job of workers, whatever TF_CONFIG calls them: worker 0 is the chief to TensorFlow too.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
@@ -255,18 +293,13 @@ def multi_worker(
         rpc_layer="grpc",
     )
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except tf.errors.OpError as error:
         message = str(error.message)
         raise ClusterError(
             f"worker {cluster.index}: TensorFlow cannot reach the workers that were there "
             f"({lost_worker(message, peers) or message.splitlines()[0]}); start all of them again"
         ) from error
-    count, workers = strategy.num_replicas_in_sync, len(cluster.workers)
-    local = count // workers
-    ids = tuple(range(cluster.index * local, (cluster.index + 1) * local))
-    description = f"multi_worker: worker {cluster.index} of {workers}, {local} replicas each"
-    return Replicas(strategy, count, ids, description, workers, cluster.index, peers)
 
 
 def make(kind: str, *, virtual_devices: int = 0, meet_seconds: float = MEET_SECONDS) -> Replicas:

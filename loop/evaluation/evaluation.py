@@ -71,12 +71,13 @@ class CompiledEvaluation:
     """An `Evaluation` for a compile mode and replicas; call it for the results.
 
     Attributes:
+      mode: the compile mode.
       traces: how often it was traced.
     """
 
     def __init__(self, evaluation: Evaluation, mode: Mode, replicas: Replicas) -> None:
         self.traces = 0
-        self._mode = mode
+        self.mode = mode
         self._replicas = replicas
         self._function = evaluation.function
         self._feed = feed = evaluation.feed
@@ -145,7 +146,7 @@ class CompiledEvaluation:
         return {n: metric.merge(left[n], right[n]) for n, metric in self._metrics.items()}
 
     def _states(self, resident: Any, chunk: Any, batches: tf.Tensor) -> _States:
-        self.traces += self._mode != "eager"
+        self.traces += self.mode != "eager"
         packed = self._replicas.first(
             self._replicas.run(self._replica_states, resident, chunk, batches)
         )
@@ -155,10 +156,10 @@ class CompiledEvaluation:
         self, resident: dict[str, tf.Tensor], chunk: dict[str, tf.Tensor], batches: tf.Tensor
     ) -> tf.Tensor:
         """The sum of all replicas' states, packed into one vector."""
-        if self._mode == "xla" and self._replicas.count > 1:
+        if self.mode == "xla" and self._replicas.count > 1:
             local = xla_region(self._local_states)(resident, chunk, batches)
         else:
-            with target.tracing_for(self._mode):
+            with target.tracing_for(self.mode):
                 local = self._local_states(resident, chunk, batches)
         if self._replicas.count == 1:
             return local

@@ -66,16 +66,17 @@ class Order:
 
     def _looked_up(self, epochs: Indices, within: Indices) -> Indices:
         """From the tables of these epochs: for calls shorter than an epoch."""
-        needed = np.unique(epochs).tolist()
-        for epoch in needed:
-            if epoch not in self._tables:
-                everything = np.arange(self.size)
-                self._tables[epoch] = self._computed(np.full(self.size, epoch), everything)
+        known, tables = self._tables, {}
         found = np.empty(len(within), np.int64)
-        for epoch in needed:
+        for epoch in np.unique(epochs).tolist():
+            if epoch in known:
+                tables[epoch] = known[epoch]
+            else:
+                tables[epoch] = self._computed(np.full(self.size, epoch), np.arange(self.size))
             here = epochs == epoch
-            found[here] = self._tables[epoch][within[here]]
-        self._tables = {epoch: self._tables[epoch] for epoch in needed}
+            found[here] = tables[epoch][within[here]]
+        # Replaced, never changed: another thread may be looking up in it.
+        self._tables = tables
         return found
 
     def _computed(self, epochs: Indices, within: Indices) -> Indices:

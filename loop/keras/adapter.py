@@ -1,6 +1,7 @@
 """The only file that knows Keras: its variables, layers, seed generators and optimizers.
 
 Keras is looked up where one of its objects is met, not imported here: the loop needs none of it.
+The first object met of a Keras that this file does not know raises `UnsupportedKerasError`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,26 @@ import tensorflow as tf
 
 from kernels import random, target
 from loop import schedules
+from loop.keras import version
 
 
 def is_variable(value: Any) -> bool:
     """Whether `value` is a Keras variable (never true before Keras was imported)."""
     keras = sys.modules.get("keras")
-    return keras is not None and isinstance(value, keras.Variable)
+    # Keras 2 has no Variable; `check` names it where one of its layers is met.
+    if keras is None or not isinstance(value, getattr(keras, "Variable", ())):
+        return False
+    version.check(keras)
+    return True
 
 
 def is_layer(value: Any) -> bool:
     """Whether `value` is a Keras layer or model."""
     keras = sys.modules.get("keras")
-    return keras is not None and isinstance(value, keras.layers.Layer)
+    if keras is None or not isinstance(value, keras.layers.Layer):
+        return False
+    version.check(keras)
+    return True
 
 
 def seed_generators(owner: Any) -> list[Any]:
@@ -76,6 +85,7 @@ class KerasOptimizer:
         read at the global step, a number from its variable.
 
     Raises:
+      UnsupportedKerasError: on a version of Keras that this file was not read against.
       TypeError: if `optimizer` is no Keras optimizer, or one that wraps others.
       ValueError: if it accumulates gradients, scales the loss or overwrites weights by averages:
         the loop's own do that within the one order of an update.
@@ -89,6 +99,7 @@ class KerasOptimizer:
     ) -> None:
         import keras
 
+        version.check(keras)
         wrappers = (keras.optimizers.LossScaleOptimizer,)
         if not isinstance(optimizer, keras.optimizers.Optimizer) or isinstance(optimizer, wrappers):
             raise TypeError(
@@ -148,6 +159,11 @@ class KerasOptimizer:
         if not self._variables:
             return {}
         return {variable.path: variable.value for variable in self.optimizer.variables}
+
+    def is_frozen(self, name: str) -> bool:
+        """False: what is not to be trained is left out of the variables, as in Keras."""
+        del name
+        return False
 
     @contextlib.contextmanager
     def scheduled(self, schedule: schedules.Schedule) -> Iterator[None]:

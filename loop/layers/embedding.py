@@ -6,12 +6,13 @@ from typing import Any
 
 import tensorflow as tf
 
+import kernels
 from loop.layers.initial import check_positive, drawn
 from loop.layers.module import Module
 
 
 class Embedding(Module):
-    """Rows of a table by integer id; its gradient is sparse (IndexedSlices).
+    """Rows of a table by integer id, by `kernels.embedding_lookup`; its gradient is IndexedSlices.
 
     Args:
       rows: of the table.
@@ -40,5 +41,5 @@ class Embedding(Module):
         self.table = drawn(shape, name=f"{name}/table", seed=seed, deviation=deviation, dtype=dtype)
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
-        """Integer [...] -> [..., width]."""
-        return tf.nn.embedding_lookup(self.table, ids)
+        """Integer [...] -> [..., width]; an id outside [0, rows) gives a row of NaN."""
+        return kernels.embedding_lookup(self.table, ids)

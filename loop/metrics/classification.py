@@ -20,11 +20,12 @@ class TopK(Additive):
 
     Args:
       k: at least 1.
-      label: name of the labels, integers [B].
+      label: name of the labels, integers [B] in [0, classes).
       scores: name of the scores, logits or probabilities [B, classes].
 
     Raises:
-      ValueError: if k is below 1; when traced, if there are fewer classes than k.
+      ValueError: if k is below 1; when traced, if there are fewer classes than k; when computed, if
+        a label was outside.
     """
 
     def __init__(self, k: int, *, label: str = "label", scores: str = "logits") -> None:
@@ -35,8 +36,8 @@ class TopK(Additive):
         self.scores = scores
 
     def empty(self) -> State:
-        """Int64 scalars correct and count."""
-        return {"correct": tf.zeros([], tf.int64), "count": tf.zeros([], tf.int64)}
+        """Int64 scalars correct and count, and how many labels were outside."""
+        return {name: tf.zeros([], tf.int64) for name in ("correct", "count", "outside")}
 
     def of(self, values: Values, mask: tf.Tensor) -> State:
         """How many are right, of how many."""
@@ -50,15 +51,24 @@ class TopK(Additive):
         # Counting what is above the label needs no sort, which is slow under XLA.
         above = (scores > own) | ((scores == own) & (number < label[:, None]))
         rank = tf.math.count_nonzero(above, 1)
-        known = tf.reduce_any(is_label, 1) & ~tf.reduce_any(tf.math.is_nan(scores), 1)
+        inside = tf.reduce_any(is_label, 1)
+        known = inside & ~tf.reduce_any(tf.math.is_nan(scores), 1)
         return {
             "correct": tf.math.count_nonzero((rank < self.k) & known & mask),
             "count": tf.math.count_nonzero(mask),
+            "outside": tf.math.count_nonzero(~inside & mask),
         }
 
     def compute(self, state: Mapping[str, npt.NDArray[Any]]) -> float:
         """The share, in [0, 1]."""
-        return ratio(state["correct"], state["count"], type(self).__name__)
+        share = ratio(state["correct"], state["count"], type(self).__name__)
+        if state["outside"]:
+            raise ValueError(
+                f"{type(self).__name__}: expected labels of a class that has a score, found "
+                f"{int(state['outside'])} outside; correct the labels, or give the model as many "
+                "classes as the data has"
+            )
+        return share
 
 
 class Accuracy(TopK):

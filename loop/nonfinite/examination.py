@@ -33,7 +33,11 @@ StepFunction = Callable[[Batch], Mapping[str, Any]]
 
 
 class GradientsOf(Protocol):
-    """A step that can tell its loss and gradients without an update, as `GradientStep` does."""
+    """A step that can tell its loss and gradients without an update, as `GradientStep` does.
+
+    One that has a method `losses` too (batch -> the loss of each example [B], or None) tells which
+    examples' are not finite.
+    """
 
     def gradients(self, batch: Batch) -> tuple[tf.Tensor, dict[str, Any]]:
         """The loss, and the gradient of each variable by its name."""
@@ -50,6 +54,8 @@ class Findings:
       loss: of the step; None where the step function does not tell.
       variables: the names of the variables whose gradients are not finite; None where the step
         function does not tell its gradients.
+      examples: the positions of the examples whose loss is not finite; None where the step function
+        does not tell.
       origins: with `trace`: the operations that made a value that is not finite out of finite ones,
         in order; without those that did the same in a step that is finite, if others are left.
     """
@@ -59,6 +65,7 @@ class Findings:
     batch: dict[str, tuple[int, ...]]
     loss: float | None
     variables: tuple[str, ...] | None
+    examples: tuple[int, ...] | None = None
     origins: tuple[Origin, ...] = ()
 
     @property
@@ -100,11 +107,15 @@ class Step:
             with self._first_replica():
                 if not trace:
                     batch, loss, gradients = self._run(number)
-                    return _findings(number, state, batch, loss, gradients)
+                    found = _findings(number, state, batch, loss, gradients)
+                    assign(self.state, saved)
+                    return dataclasses.replace(found, examples=self._examples(number))
                 batch, loss, gradients, origins = self._traced(number)
                 found = _findings(number, state, batch, loss, gradients)
                 if found.finite:
                     return found
+                assign(self.state, saved)
+                found = dataclasses.replace(found, examples=self._examples(number))
                 assign(self.state, saved)
                 # Any other batch; an earlier one, since a data set may end.
                 kept = self._without_meant(origins, number - 1 if number else 1)
@@ -145,6 +156,26 @@ class Step:
         return batch, loss, gradients, watch.origins
 
     def _run(self, number: int) -> tuple[Batch, tf.Tensor | None, dict[str, Any] | None]:
+        with self._batch(number) as batch:
+            gradients = getattr(self.function, "gradients", None)
+            if gradients is not None:
+                loss, by_name = gradients(batch)
+                return batch, loss, by_name
+            row = self.function(batch)
+            return batch, row.get("loss"), None
+
+    def _examples(self, number: int) -> tuple[int, ...] | None:
+        """The positions of the examples whose loss is not finite."""
+        losses_of = getattr(self.function, "losses", None)
+        if losses_of is None:
+            return None
+        with self._batch(number) as batch:
+            losses = losses_of(batch)
+        return None if losses is None else _rows_not_finite(losses.numpy())
+
+    @contextlib.contextmanager
+    def _batch(self, number: int) -> Iterator[Batch]:
+        """The step's batch; inside it is the step's context."""
         feed = self.feed
         accumulate = getattr(self.function, "accumulate", 1)
         place = layout(feed.batch_size, accumulate=accumulate)
@@ -160,13 +191,7 @@ class Step:
         with target.tracing_for("eager"), step_context.within(context):
             for hook in self.hooks:
                 hook(context)
-            batch = feed.batch(dict(feed.resident()), tensors, tf.constant(0))
-            gradients = getattr(self.function, "gradients", None)
-            if gradients is not None:
-                loss, by_name = gradients(batch)
-                return batch, loss, by_name
-            row = self.function(batch)
-            return batch, row.get("loss"), None
+            yield feed.batch(dict(feed.resident()), tensors, tf.constant(0))
 
 
 def _findings(
@@ -252,6 +277,11 @@ class Failure:
     def _ids(self) -> str:
         return "unknown" if self.example_ids is None else ", ".join(map(str, self.example_ids))
 
+    def _named(self, positions: tuple[int, ...]) -> str:
+        if self.example_ids is None:
+            return f"positions {_listed(positions)}"
+        return f"examples {_listed(self.example_ids[list(positions)])}"
+
     def _found(self, examined: Step) -> str:
         try:
             findings = self.findings = examined.examine(self.step)
@@ -262,9 +292,9 @@ class Failure:
         if findings.state:
             parts.append(f"not finite before it: {_listed(findings.state)}")
         for name, positions in findings.batch.items():
-            ids = positions if self.example_ids is None else self.example_ids[list(positions)]
-            kind = "positions" if self.example_ids is None else "examples"
-            parts.append(f"not finite in the batch: {name!r} of {kind} {_listed(ids)}")
+            parts.append(f"not finite in the batch: {name!r} of {self._named(positions)}")
+        if findings.examples:
+            parts.append(f"not finite: the loss of {self._named(findings.examples)}")
         if findings.variables:
             parts.append(f"gradients that are not finite: {_listed(findings.variables)}")
         if findings.variables is None:

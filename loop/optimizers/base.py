@@ -246,13 +246,15 @@ class Optimizer(abc.ABC):
 
         Args:
           gradients: one a variable, in the order of `build`, already reduced over replicas and
-            clipped; IndexedSlices may repeat rows; None leaves its variable and slots alone.
+            clipped; IndexedSlices may repeat rows; None leaves its variable and slots alone. A
+            frozen variable's is not looked at: a step of one's own need not compute it.
           global_step: int64 scalar.
           finite: bool scalar; where False nothing changes, neither weights, slots nor the count.
 
         Raises:
           RuntimeError: before `build`.
-          ValueError: on another number of gradients, another shape, or if all are None.
+          ValueError: on another number of gradients, another shape, or if all are None (but for
+            those of frozen variables).
         """
         pairs = self._pairs(gradients)
         # Handles are resolved here: inside a branch there may be no replica context.
@@ -343,11 +345,6 @@ class Optimizer(abc.ABC):
                 f"{owner}: got {len(gradients)} gradients for {len(self._trained)} variables; pass "
                 "one (or None) for each variable given to build, in that order"
             )
-        if all(gradient is None for gradient in gradients):
-            raise ValueError(
-                f"{owner}: all {len(gradients)} gradients are None; the loss depends on none of "
-                "the variables"
-            )
         pairs = []
         for trained, gradient in zip(self._trained, gradients, strict=True):
             if trained is None or gradient is None:
@@ -359,4 +356,10 @@ class Optimizer(abc.ABC):
                     f"{expected}"
                 )
             pairs.append((trained, gradient))
+        if not pairs:
+            count = sum(trained is not None for trained in self._trained)
+            raise ValueError(
+                f"{owner}: all {count} gradients are None; the loss depends on none of the "
+                "variables that are not frozen"
+            )
         return pairs

@@ -91,6 +91,14 @@ class RunDirectory:
             "exactness": {**exactness, **checkpoint.environment()},
         }
         self._lock.acquire()
+        try:
+            return self._restored(state)
+        except BaseException:
+            self._lock.release()  # So that what was refused can be mended and opened again.
+            raise
+
+    def _restored(self, state: State) -> Restored | None:
+        """Restores the newest sound checkpoint under the lock."""
         checkpoint.check_writable(self.path)
         checkpoint.clean_orphans(self.path)
         restored = None if self._fresh else checkpoint.restore_latest(self.path, state)
@@ -173,6 +181,14 @@ class RunDirectory:
         except checkpoint.CheckpointError as error:
             return f"no replay file: {error}"
         return f"replay file {file}"
+
+    def wait(self) -> None:
+        """Waits until the last save is on the disk.
+
+        Raises:
+          CheckpointError: it failed.
+        """
+        self._saver.wait()
 
     def poll(self) -> None:
         """Raises a background save's error, if it failed; never waits."""

@@ -107,6 +107,9 @@ class StopSignals:
                 self._note(number, None)
                 continue
             line = f"second stop signal ({signal.Signals(number).name}): exiting at once\n"
+            if os.isatty(2):
+                # A progress bar leaves its line open, and the cursor hidden until it ends.
+                line = f"\n\x1b[?25h{line}"
             with contextlib.suppress(OSError):
                 os.write(2, line.encode("ascii"))
             os._exit(exit_code(number))

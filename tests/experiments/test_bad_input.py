@@ -210,6 +210,39 @@ def test_run_main_leaves_faults_of_the_program_alone() -> None:
     assert _run(lambda _argv: 143) == 143
 
 
+def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control-C before training has begun: status 130, and a traceback with --debug alone."""
+
+    def interrupted(_argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert _run(interrupted) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert _run(interrupted, "--debug") == 130
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("experiments.benchmark steps --json={tmp}", "--json: expected a file"),
+        ("experiments.benchmark.tables", "tables: expected result files, found none"),
+        ("experiments.benchmark.tables {tmp}/none", "none: expected a file written by"),
+        ("experiments.benchmark.install_peers tourch", "expected jax, orbit, torch, found tourch"),
+    ],
+)
+def test_the_benchmark_refuses_on_stderr(tmp_path: Path, command: str, named: str) -> None:
+    """Status 2 and one line there; nothing on stdout, which belongs to the tables."""
+    module, *arguments = command.replace("{tmp}", str(tmp_path)).split()
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+
+
 def test_line_stays_one_line_whatever_is_found() -> None:
     """Line breaks, control characters and endless values cannot break the line."""
     error = InputError("a\nb", expected="c", found="\x1b[31m\r\n" + "x" * 10_000, mend="d\te")

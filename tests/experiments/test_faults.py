@@ -25,9 +25,11 @@ def _train(directory, *flags):
     return train.main(["train", *FLAGS, f"--directory={directory}", *flags])
 
 
-def _process(*command):
+def _process(*command, level=None):
     """A Python process of its own, with TensorFlow's messages as a user would have them."""
     environment = {k: v for k, v in os.environ.items() if k != tensorflow_import.LEVEL}
+    if level is not None:
+        environment[tensorflow_import.LEVEL] = level
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -222,3 +224,69 @@ def test_the_banner_is_held_back_unless_the_import_fails(body, status, named):
     assert named in ended.stderr
     assert ("native line" in ended.stderr) == (status == 1)
     assert ("after" in ended.stderr) == (status == 0)
+
+
+@pytest.mark.parametrize("level", [None, "0", "1", "3"])
+def test_only_level_0_asks_for_the_banner(level):
+    """A level that asks for fewer messages holds the banner back too, and stays what it was."""
+    script = (
+        "import os; from experiments import tensorflow_import\n"
+        "with tensorflow_import.without_banner(): os.write(2, b'native line\\n')\n"
+        "print(os.environ[tensorflow_import.LEVEL])"
+    )
+    ended = _process("-c", script, level=level)
+    assert ended.returncode == 0
+    assert ended.stderr == ("native line\n" if level == "0" else "")
+    assert ended.stdout == f"{level or 2}\n"
+
+
+def test_a_closed_stderr_holds_nothing_back():
+    """`2>&-` leaves no descriptor to give back."""
+    script = (
+        "from experiments import tensorflow_import\n"
+        "with tensorflow_import.without_banner(): print('imported')"
+    )
+    closing = f"import os, sys; os.close(2); os.execv(sys.executable, ['python', '-c', {script!r}])"
+    ended = _process("-c", closing)
+    assert (ended.returncode, ended.stdout) == (0, "imported\n")
+
+
+@pytest.mark.parametrize("level", [None, "2"])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--directory=/proc/x", "run lock /proc/x/run.lock cannot be taken"),
+        ("--directory=/proc/x --compile=xla", "run lock /proc/x/run.lock"),
+        ("--directory=/proc/x --strategy=mirrored --virtual_devices=2", "run lock /proc/x"),
+        ("--strategy=multi_worker", "TF_CONFIG expected to name the workers, found unset"),
+        ("--steps=3 --profile=5:9", "--profile: expected steps of the run"),
+    ],
+)
+def test_what_is_refused_after_the_import_is_one_line_too(arguments, named, level, tmp_path):
+    """Nothing of TensorFlow's stands beside it, whatever device or compiler comes up."""
+    directory = () if "--directory" in arguments else (f"--directory={tmp_path}/run",)
+    ended = _process(
+        "-m", "experiments.train", "--model=mlp", *arguments.split(), *directory, level=level
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert named in line
+
+
+@pytest.mark.parametrize("name", ["_feeds", "_memory", "_finite_check", "_overhead", "_kernels"])
+def test_benchmarks_import_tensorflow_in_silence(name):
+    """Those that measure in their own process hold the banner back as the other binaries do."""
+    script = (
+        "import sys; from absl import flags; from experiments.benchmark import __main__ as binary\n"
+        "flags.FLAGS(['benchmark', '--json=none'])\n"
+        "class Imported(Exception): pass\n"
+        "class Quick:\n"
+        "    @property\n"
+        "    def value(self): raise Imported\n"
+        "binary._QUICK = Quick()\n"
+        f"try: binary.{name}()\n"
+        "except Imported: print('tensorflow' in sys.modules)\n"
+    )
+    ended = _process("-c", script)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")

@@ -306,3 +306,17 @@ def test_workers_wait_from_their_start_on(monkeypatch, asked, age, waited):
     )
     training_run._replicas(flags.parse(["train", f"--meet_seconds={asked}"]), age)
     assert [options["meet_seconds"] for options in found] == [waited]
+
+
+def test_what_the_chief_refuses_ends_all_workers_with_it() -> None:
+    """Status 2, a line from each worker, and none of TensorFlow's about a lost connection."""
+    train = (sys.executable, "-m", "experiments.train", "--strategy=multi_worker", "--model=mlp")
+    process = _launch("--", *train, "--directory=/proc/x")
+    status, output = _finished(process)
+    assert status == 2, output
+    chief, other = sorted(line for line in output.splitlines() if "error: " in line)
+    assert chief.startswith("[0] error: run lock /proc/x/run.lock cannot be taken")
+    assert other.startswith("[1] error: --strategy=multi_worker: expected every worker to start")
+    assert "worker 0 cannot start the run" in other
+    assert "lost" not in output
+    assert "Socket closed" not in output

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import loop
 from experiments import flags, train
 from experiments.data import datasets
 from experiments.entry.errors import InputError
@@ -46,6 +47,23 @@ def test_a_run_with_everything_stops_early_and_stays_stopped(tmp_path):
     assert again["state_sha256"] == result["state_sha256"]
 
 
+@pytest.mark.parametrize(("steps", "computed"), [(8, 2), (10, 3)])
+def test_the_last_step_is_evaluated_once(tmp_path, monkeypatch, steps, computed):
+    """Where training ends at an evaluation's boundary, that one is the result's."""
+    evaluate, called = loop.Trainer.evaluate, []
+
+    def counted(trainer):
+        called.append(int(trainer.global_step))
+        return evaluate(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "evaluate", counted)
+    status, result = _run(tmp_path, "--eval_every=4", f"--steps={steps}")
+    assert status == 0
+    assert called == [4, 8, 10][:computed]
+    step, found = read_evaluations(tmp_path / "evaluations.jsonl")[-1]
+    assert (step, found["loss"]) == (steps, result["test_loss"])
+
+
 def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     """Parameters, operations and bytes of the MLP follow from its sizes; no file is made."""
     monkeypatch.chdir(tmp_path)
@@ -58,7 +76,7 @@ def test_a_dry_run_tells_and_leaves_nothing(tmp_path, capsys, monkeypatch):
     # Weights and velocities, the norms' statistics, and the two int64 counters.
     state = 4 * (2 * parameters + 2 * (512 + 256)) + 16
     assert f"state │ {state / 2**20:.4g} MiB in" in printed
-    assert "steps │ 10, 0.22 epochs" in printed
+    assert "steps │ 10, 0.223 epochs" in printed
     assert "compile │ a graph, one call for up to" in printed
     assert list(tmp_path.iterdir()) == []
 

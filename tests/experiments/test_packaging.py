@@ -195,9 +195,24 @@ def test_make_installs_once(checkout: Path) -> None:
     assert log.read_text().count("pip install") == 3
 
 
-def test_ci_script_is_sound_bash() -> None:
-    """.ci/run is executable, strict, and parses."""
-    script = ROOT / ".ci" / "run"
-    assert os.access(script, os.X_OK)
-    assert "set -euo pipefail" in script.read_text()
-    subprocess.run(["bash", "-n", str(script)], check=True, timeout=30)
+def test_ci_does_what_a_fresh_machine_does(tmp_path: Path) -> None:
+    """CI runs the README's two commands, then the checks, and no other program."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    tools, log = tmp_path / "tools", tmp_path / "log"
+    tools.mkdir()
+    (tools / "dirname").symlink_to(str(shutil.which("dirname")))
+    for name in ("make", "apt-get", "sudo", "pip", "python3", "id"):
+        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {log}\n')
+        (tools / name).chmod(0o755)
+    subprocess.run([tmp_path / ".ci" / "run"], env={"PATH": str(tools)}, check=True, timeout=30)
+    assert log.read_text().splitlines() == ["make train", "make test", "make lint typecheck"]
+
+
+def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
+    """A target that fails ends CI with its status."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "make").write_text("#!/bin/bash\n[[ $1 != test ]] || exit 3\n")
+    (tmp_path / "make").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ended = subprocess.run([tmp_path / ".ci" / "run"], env=environment, check=False, timeout=30)
+    assert ended.returncode == 3

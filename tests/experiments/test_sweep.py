@@ -1,6 +1,8 @@
 """A grid of runs in processes, and its table."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,21 +80,135 @@ def test_a_sweep_trains_every_point_and_says_which_failed(tmp_path, capsys):
     assert {"--seed=2", "--learning_rate=0.3"} <= set(stored)
     assert not any("--sweep" in line for line in stored)
     assert "failed with 2: error: directory" in printed
-    assert "sweep, best loss marked" in printed
+    assert "sweep, best loss marked *" in printed
+    names = ("learning rate", "seed", "train loss", "test accuracy", "examples per second")
+    assert all(name in printed for name in names)
+    (marked,) = [line.split() for line in printed.splitlines() if line.split()[:1] == ["*"]]
+    assert marked[1:3] == [".3", "2"]
+
+
+def test_the_table_fits_a_terminal(capsys, monkeypatch):
+    """At 80 columns no header and no number of a sweep of two flags is cut or broken in a word."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    numbers = {
+        "train_loss": 2.4e-5,
+        "test_loss": 0.096852,
+        "test_accuracy": 0.96936,
+        "examples_per_second": 262113.4,
+        "status": 0,
+    }
+    records = [
+        {"learning_rate": ".01", "seed": "1", "step": 2000, **numbers},
+        {"learning_rate": ".03", "seed": "1", "step": 2000, **numbers, "test_loss": 0.05},
+        {"learning_rate": ".1", "seed": "1", "step": None, **dict.fromkeys(numbers), "status": 1},
+    ]
+    sweep._show(records, "loss")
+    written = capsys.readouterr().out
+    text = re.sub(r"\x1b\[[\d;]*m", "", written)
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("learning", "accuracy", "examples", "2.4e-05", "0.096852", "262113"):
+        assert word in text
+    assert [line.split()[:2] for line in text.splitlines() if "*" in line][1:] == [["*", ".03"]]
+
+
+def test_no_run_is_marked_where_none_ended_well(capsys):
+    """The title says so instead of naming a best one."""
+    numbers = ("step", "train_loss", "test_loss", "test_accuracy", "examples_per_second")
+    sweep._show([{"seed": "1", **dict.fromkeys(numbers), "status": 2}], "loss")
+    printed = capsys.readouterr().out
+    assert printed.startswith("sweep, no run ended well\n")
+    assert "*" not in printed
+
+
+# Runs a command with its standard input as the terminal that controls it.
+_ON_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def _endless(directory):
+    command = [sys.executable, "-m", "experiments.train", *_SMALL, "--steps=100000000"]
+    return [*command, "--sweep=seed=1,2", f"--directory={directory}"]
+
+
+def _wait_for_steps(directory):
+    metrics = directory / "seed=1" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def test_a_signal_ends_the_run_at_work_and_the_sweep(tmp_path):
     """SIGTERM reaches the run, which saves a checkpoint; the second is not started."""
-    command = [sys.executable, "-m", "experiments.train", *_SMALL, "--steps=100000000"]
-    process = subprocess.Popen(
-        [*command, "--sweep=seed=1,2", f"--directory={tmp_path}"], cwd=_ROOT, stdout=subprocess.PIPE
-    )
-    metrics = tmp_path / "seed=1" / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = subprocess.Popen(_endless(tmp_path), cwd=_ROOT, stdout=subprocess.PIPE)
+    _wait_for_steps(tmp_path)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert list((tmp_path / "seed=1").glob("checkpoint-*"))
     assert not (tmp_path / "seed=2").exists()
+
+
+def test_one_interrupt_from_the_terminal_is_one_to_the_run(tmp_path):
+    """Ctrl-C, which the terminal sends to all in the foreground: the run still saves."""
+    master, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", _ON_TERMINAL, *_endless(tmp_path)],
+        cwd=_ROOT,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        _wait_for_steps(tmp_path)
+        os.write(master, b"\x03")
+        output, _ = process.communicate(timeout=60)
+    os.close(master)
+    os.close(terminal)
+    log = (tmp_path / "seed=1.log").read_text()
+    assert process.returncode == 130, output
+    assert "second stop signal" not in log
+    assert list((tmp_path / "seed=1").glob("checkpoint-*")), log
+    assert not (tmp_path / "seed=2").exists()
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    """It is handed on like the first, also while the run saves."""
+    saves_for_ever = tmp_path / "sitecustomize.py"
+    saves_for_ever.write_text(
+        "import os, signal, sys, time\n"
+        "def told(number, frame):\n"
+        "    print('told', flush=True)\n"
+        "    signal.signal(number, signal.SIG_DFL)\n"
+        "    time.sleep(600)\n"
+        "if os.environ.get('SWEPT'):\n"
+        "    signal.signal(signal.SIGTERM, told)\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    program = (
+        "import os, sys; from experiments import flags, sweep; argv = sys.argv; "
+        "settings = flags.parse(argv); os.environ['SWEPT'] = '1'; "
+        "sys.exit(sweep.run(argv, settings))"
+    )
+    log = tmp_path / "sweep" / "seed=1.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--sweep=seed=1,2", f"--directory={tmp_path}/sweep"],
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    ) as process:
+        for said in ("started\n", "started\ntold\n"):
+            deadline = time.monotonic() + 60
+            while not (log.exists() and log.read_text() == said) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+        try:
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 143, output
+    assert "failed with -15" in output.decode()
+    assert not (tmp_path / "sweep" / "seed=2.log").exists()

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def test_result_says_all_that_is_promised(runs):
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert 1e8 < result["peak_rss_bytes"] < 1e11
     assert {"python", "tensorflow", "keras", "numpy", "tapestep"} <= set(result["versions"])
-    assert f"{result['test_accuracy']:.4f}" in out
+    assert f"{result['test_accuracy']:.4g}" in out
+    assert f"{result['train_loss']:.4g}" in out
     assert str(directory.name) in out
 
 
@@ -126,6 +128,20 @@ def test_metrics_have_a_line_a_step(runs):
         assert [line["step"] for line in lines] == list(range(1, 201))
         assert {"loss", "learning_rate", "gradient_norm", "accuracy"} <= set(lines[0])
         assert lines[-1]["loss"] == _result(directory)["train_loss"]
+
+
+def test_each_step_is_evaluated_once(runs):
+    """The end's evaluation is the one of its boundary, in a resume too: one line a step."""
+    directory, _ = runs["graph"]
+    path = directory / "evaluations.jsonl"
+    before = path.read_text()
+    lines = [json.loads(line) for line in before.splitlines()]
+    assert [line["step"] for line in lines] == [100, 200]
+    assert lines[-1]["accuracy"] == _result(directory)["test_accuracy"]
+    shutil.copytree(directory, directory.with_name("ended"))
+    out, _ = _train(directory.with_name("ended"), "--compile=graph", "--steps=200")
+    assert (directory.with_name("ended") / "evaluations.jsonl").read_text() == before
+    assert "done" in out
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 import loop
+from kernels import target
+from loop import gradients
 from tests.loop import steps
 
 
@@ -60,6 +62,24 @@ def test_outside_a_step_there_is_nothing_to_reduce_over():
     """Called outside a step it says so, and does not guess that there is one replica."""
     with pytest.raises(RuntimeError, match="reduce_sum: called outside a training step"):
         loop.reduce_sum([tf.constant(1.0)])
+
+
+@pytest.mark.parametrize(("compiler", "device"), [("xla", "cpu"), ("graph", "gpu")])
+def test_rows_that_a_variable_lacks_are_found(compiler, device):
+    """An id past the table or below it, in any sparse gradient; dense ones and None have none."""
+    variables = [tf.Variable(tf.zeros([size, 2])) for size in (3, 5, 4)]
+
+    def found(*ids):
+        slices = [tf.IndexedSlices(tf.ones([2, 2]), tf.constant(pair)) for pair in ids]
+        with target.tracing_for(compiler, device):
+            return gradients.rows_exist([tf.ones([3, 2]), *slices], variables).numpy()
+
+    assert found([4, 0], [3, 3])
+    assert not found([4, 0], [3, 4])
+    assert not found([5, 0], [3, 3])
+    assert not found([-1, 0], [3, 3])
+    with target.tracing_for(compiler, device):
+        assert gradients.rows_exist([tf.ones([3, 2]), None], variables[:2])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

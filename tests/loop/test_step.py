@@ -138,6 +138,82 @@ def test_accumulation_of_sparse_gradients():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+def test_frozen_variables_have_no_part_in_the_update(accumulate):
+    """Norm, clip, check, sum over replicas: all are of the trained gradient, NumPy's."""
+    head = tf.Variable([[0.5], [-0.2], [0.1], [0.3], [0.7]], name="head", dtype=tf.float64)
+    backbone = tf.Variable([1.0], name="backbone", dtype=tf.float64)
+    table = layers.Embedding(5, 2, name="e", seed=1, dtype=tf.float64).table
+    unused = tf.Variable([3.0], name="unused", dtype=tf.float64)
+
+    def loss(batch):
+        error = (batch["x"] @ head)[:, 0] - batch["y"]
+        slope = tf.reduce_sum(tf.sqrt(backbone - 1.0))  # 0 with an infinite gradient
+        rows = tf.gather(table, tf.zeros([error.shape[0]], tf.int32))
+        return error**2 + slope + 1e6 * tf.reduce_sum(rows - tf.stop_gradient(rows), -1)
+
+    summed = []
+
+    def reduce(values):
+        summed.extend(values)
+        return values
+
+    clip = kernels.AdaptiveClip(0.01)
+    variables = [unused, backbone, head, table]
+    optimizer = optimizers.SGD(0.1, frozen=["backbone", "^e/", "unused"])
+    step = loop.GradientStep(loss, variables, optimizer, clip=clip, accumulate=accumulate)
+    start, batch = head.numpy(), _batch()
+    others = [variable.numpy() for variable in (unused, backbone, table)]
+    x, y = batch["x"].numpy(), batch["y"].numpy()
+    gradient = 2 * x.T @ (x @ start[:, 0] - y) / len(y)
+    norm = np.linalg.norm(gradient)
+    limit = 0.01 * np.linalg.norm(start)
+    assert norm > limit
+    with steps.inside(8, reduce=reduce):
+        _, found = step.gradients(batch)
+        row = step(batch)
+    assert list(found) == ["head"]
+    np.testing.assert_allclose(found["head"][:, 0], gradient, rtol=1e-12)
+    assert [tensor.shape for tensor in summed] == [(5, 1), ()]
+    np.testing.assert_allclose(row["gradient_norm"], norm, rtol=1e-12)
+    assert row["finite"]
+    assert row["clipped"]
+    expected = start[:, 0] - 0.1 * gradient * limit / norm
+    np.testing.assert_allclose(head[:, 0], expected, rtol=1e-7)
+    for old, variable in zip(others, (unused, backbone, table), strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_a_frozen_gradient_that_is_not_finite_stops_nothing(mode):
+    """Case 02: the run goes on, in float16 without halving the loss scale."""
+    for precision in (None, "mixed_float16"):
+        head = tf.Variable([1.0, 1.0], name="head")
+        backbone = tf.Variable([1.0], name="backbone")
+        step = loop.GradientStep(
+            lambda b, h=head, k=backbone: (
+                (0.3 * tf.reduce_sum(h) + tf.reduce_sum(tf.sqrt(k - 1.0)))
+                * tf.cast(b["x"], tf.float32)
+            ),
+            [head, backbone],
+            optimizers.SGD(1.0, frozen=["backbone"]),
+            clip=kernels.ClipByGlobalNorm(1.0),
+            precision=precision,
+        )
+        trainer = loop.Trainer(
+            step=step,
+            feed=loop.feeds.Arrays({"x": np.ones(4, np.float32)}, batch_size=4),
+            state={"head": head, "backbone": backbone},
+            compile=mode,
+        )
+        trainer.train(until=1)
+        assert trainer.rows["finite"][0] == 1.0
+        np.testing.assert_allclose(trainer.rows["gradient_norm"], np.sqrt(0.18), rtol=1e-6)
+        np.testing.assert_allclose(head, [0.7, 0.7], rtol=1e-6)
+        if precision:
+            assert trainer.rows["overflow"][0] == 0.0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_padding_counts_nowhere(accumulate):
     """Masked rows, whatever they hold, change neither loss, metrics, gradient nor statistics."""
     batch = _batch()

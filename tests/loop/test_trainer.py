@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 import types
 import warnings
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 import loop
 from loop import optimizers
+from loop.compiled import autotune
 from loop.feeds import Arrays
 from tests.loop import steps
 
@@ -308,6 +310,137 @@ def test_auto_says_what_it_chose(caplog):
     lines = [record.message for record in caplog.records if "compile=auto" in record.message]
     assert len(lines) == 1
     assert "compile=auto: graph, the run takes" in lines[0]
+
+
+def _weights(trainer):
+    return {name: value for name, value in steps.values(trainer.state).items() if "net" in name}
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda trainer: trainer.evaluate(),
+        lambda trainer: trainer.save(),
+        lambda trainer: trainer.examine(),
+        lambda trainer: trainer.evaluated_weights(),
+        lambda trainer: trainer.mode,
+        lambda trainer: trainer.compiled_loop(),
+        lambda trainer: trainer.train(until=0),
+    ],
+    ids=["evaluate", "save", "examine", "evaluated_weights", "mode", "compiled_loop", "train"],
+)
+def test_what_needs_the_run_opens_it(uncut, tmp_path, used):
+    """Without `open`, each sees the run that the directory holds, which can then be trained on."""
+    with _trainer(directory=tmp_path) as first:
+        first.train(until=20)
+    with _trainer(directory=tmp_path) as second:
+        used(second)
+        assert int(second.global_step) == 20
+        assert steps.same(_weights(second), _weights(first))
+        with pytest.raises(RuntimeError, match="already open"):
+            second.open()
+        second.train(until=_UNTIL)
+    assert steps.same(steps.values(second.state), steps.values(uncut.trainer.state))
+
+
+def test_evaluations_known_and_written_without_train(tmp_path):
+    """A trainer that only evaluates adds its line to the run's, and makes a run where none is."""
+    with _trainer(directory=tmp_path) as first:
+        fresh = first.evaluate()
+        first.train(until=3)
+    with _trainer(directory=tmp_path) as second:
+        later = second.evaluate()
+    assert second.evaluations == [(0, fresh), (3, later)]
+    assert _lines(tmp_path / "evaluations.jsonl") == [{"step": 0, **fresh}, {"step": 3, **later}]
+
+
+@pytest.mark.parametrize("directory", [True, False], ids=["directory", "none"])
+def test_evaluation_does_not_choose_the_mode_of_training(directory, tmp_path, monkeypatch):
+    """What asks before training has the graph; training then chooses for all its steps."""
+    asked = []
+    choose = autotune.Choice.loop
+
+    def chosen(choice, *, steps, **_):
+        asked.append(steps)
+        return choose(choice, steps=steps, saved="xla")  # As if it had been measured fastest.
+
+    monkeypatch.setattr(autotune.Choice, "loop", chosen)
+    actions = [loop.Every(10**6, lambda t: t.evaluate(), at_start=True)]
+    trainer = _trainer(compile="auto", directory=tmp_path if directory else None, actions=actions)
+    with trainer:
+        before = trainer.evaluate()
+        trainer.save()
+        trainer.train(until=0)
+        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("graph", "graph")
+        assert asked == []
+        trainer.train(until=2)  # Its evaluation at the start is already in its own mode.
+        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("xla", "xla")
+    assert asked == [2]
+    assert trainer.evaluations[0] == (0, before)
+    if directory:
+        with _trainer(compile="auto", directory=tmp_path) as second:
+            second.evaluate()
+            assert second.mode == "xla"
+
+
+def test_a_loop_asked_for_without_a_length_is_measured(monkeypatch):
+    """`compiled_loop()` chooses as for a long run, not as for one of no steps."""
+    lengths = []
+
+    def measured(_choice, graph, steps, _key):
+        lengths.append(steps)
+        return graph
+
+    monkeypatch.setattr(autotune.Choice, "_measured", measured)
+    monkeypatch.setattr(autotune, "_read", lambda _: {})
+    _trainer(compile="auto").compiled_loop()
+    assert lengths == [sys.maxsize]
+
+
+def test_a_closed_trainer_writes_nothing_more(tmp_path):
+    """It refuses in a line what would write; what only looks still works; closing again is fine."""
+    with _trainer(directory=tmp_path) as trainer:
+        trainer.train(until=2)
+    trainer.close()
+    for refused in (
+        lambda: trainer.train(until=3),
+        trainer.evaluate,
+        trainer.save,
+        trainer.open,
+    ):
+        with pytest.raises(RuntimeError, match=r"Trainer: closed, and .* given up"):
+            refused()
+    assert trainer.mode == "graph"
+    assert trainer.examine().finite
+    with trainer.evaluated_weights():
+        pass
+    assert int(trainer.global_step) == 2
+    never = _trainer(directory=tmp_path / "never")
+    never.close()
+    with pytest.raises(RuntimeError, match=r"Trainer: closed"):
+        never.examine()
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_closed_trainer_without_a_directory_goes_on():
+    """It has given nothing up."""
+    with _trainer() as trainer:
+        trainer.train(until=2)
+    assert trainer.evaluate()
+    trainer.train(until=3)
+    assert int(trainer.global_step) == 3
+
+
+def test_a_refused_open_gives_the_lock_back(tmp_path):
+    """The same trainer says the same again, and another one can take the directory."""
+    with _trainer(directory=tmp_path) as first:
+        first.train(until=2)
+    other = _trainer(seed=6, directory=tmp_path)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"the settings differ"):
+            other.evaluate()
+    with _trainer(directory=tmp_path) as second:
+        assert second.evaluate()
 
 
 def test_memory_stays_flat_over_many_steps(tmp_path):

@@ -215,7 +215,7 @@ class Floor:
         counts = Counter(products_of(workload))
         self._timed = [(_fastest(product), count) for product, count in counts.items()]
         operations = sum(product.operations * count for product, count in counts.items())
-        self.note = f"{2 * operations / 1e9:.3f} GFLOP a step"
+        self.note = f"{2 * operations / 1e9:.3g} GFLOP a step"
 
     def first_losses(self, count: int) -> list[float]:
         """It trains nothing."""

@@ -77,9 +77,10 @@ def test_a_file_of_another_kind_is_one_line(
     path = tmp_path / "other.json"
     path.write_text(text)
     assert tables.main([str(path)]) == 2
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"error: {path}: expected")
-    assert len(printed.splitlines()) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {path}: expected")
+    assert len(printed.err.splitlines()) == 1
     assert tables.main([str(tmp_path / "none.json")]) == 2
 
 

@@ -29,10 +29,10 @@ def random_idx(seed: int, count: int) -> tuple[UINT8, UINT8]:
     return images, generator.integers(0, 10, count, dtype=np.uint8)
 
 
-def write_mnist(folder: Path, *, zipped: bool = True, seed: int = 0) -> None:
-    """Twelve training and five test examples under MNIST's four names."""
+def write_mnist(folder: Path, *, zipped: bool = True, seed: int = 0, train_count: int = 12) -> None:
+    """Training examples and five test examples under MNIST's four names."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part, count in (("train", 12), ("t10k", 5)):
+    for part, count in (("train", train_count), ("t10k", 5)):
         images, labels = random_idx(seed + count, count)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             path = folder / f"{part}-{kind}-ubyte"

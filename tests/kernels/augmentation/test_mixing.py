@@ -134,6 +134,18 @@ def test_labels_are_mixed_by_the_share() -> None:
     assert half.dtype == tf.bfloat16
 
 
+@pytest.mark.parametrize("form", ["eager", "graph", "xla"])
+def test_a_label_out_of_range_marks_its_row(form: str) -> None:
+    """Own or partner's, past the end or negative: NaN, and no row whose sum is silently below 1."""
+    function = tf.function(mixed_one_hot, jit_compile=form == "xla", autograph=False)
+    labels, partners = tf.constant([0, 4, 1, 2, -1]), tf.constant([3, 0, -2, 2, 1])
+    share = tf.constant([0.25, 1.0, 1.0, 0.5, 0.0])
+    got = (mixed_one_hot if form == "eager" else function)(labels, partners, share, 4)
+    nan = np.full(4, np.nan)
+    expected = [[0.25, 0, 0, 0.75], nan, nan, [0, 0, 1, 0], nan]
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
+
 def test_empty_batch_and_single_pixel() -> None:
     """No example, and images of one pixel, come back in their shapes."""
     for shape in ((0, 3, 3, 1), (4, 1, 1, 1)):

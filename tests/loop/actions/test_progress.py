@@ -1,14 +1,17 @@
 """Progress for a person, on consoles of the test's own."""
 
 import io
+import sys
 import types
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 import loop
-from loop.actions.progress import Progress, summary
+from loop.actions.progress import Progress
 from loop.rows import Rows
+from tests import terminal
 
 
 def _trainer(step, columns=("loss", "learning_rate"), values=(0.25, 0.01)):
@@ -52,9 +55,53 @@ def test_a_step_without_loss_or_rate_and_a_run_without_steps():
     assert _shown(False, [types.SimpleNamespace(rows=None, meter=loop.Meter())]) == ""
 
 
-def test_summary_is_a_table_of_what_it_is_given():
-    """Every name and value stands in the table, under its title."""
-    out = io.StringIO()
-    table = summary({"step": "40", "test accuracy": "0.9831"}, "done")
-    Console(file=out, width=60).print(table)
-    assert all(text in out.getvalue() for text in ("done", "step", "40", "test accuracy", "0.9831"))
+_LOGGED = """
+import logging, sys, types
+import numpy as np
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+import loop
+from loop.actions.progress import Progress
+from loop.rows import Rows
+meter = loop.Meter()
+meter.seconds["train"] = 2.0
+meter.count(20, 4_000_000)
+table = np.array([[2.4e-5, 0.0012345]])
+rows = Rows(1_999_999, ("loss", "learning_rate"), table)
+with Progress(9_999_999) as progress:
+    logging.warning("first line")
+    progress(types.SimpleNamespace(rows=rows, meter=meter))
+    logging.warning("second line")
+    print("to stderr", file=sys.stderr)
+    print("to stdout")
+logging.warning("after the bar")
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_log_lines_stand_above_the_bar(columns):
+    """A handler made before the bar, prints, and what comes after: each has a line of its own."""
+    status, written = terminal.run([sys.executable, "-c", _LOGGED], columns=columns)
+    assert status == 0
+    *_, first, second, error, output, bar, after, _ = terminal.screen(written, columns)
+    assert (first, second) == ("first line", "second line")
+    assert (error, output, after) == ("to stderr", "to stdout", "after the bar")
+    assert bar.startswith("step 2000000/9999999")
+    assert "loss 2.4e-05  lr 0.001234  2,000,000 examples/s" in bar
+    assert "…" not in bar
+
+
+def test_stdout_that_is_a_file_stays_one(tmp_path):
+    """The terminal's bar takes nothing of what the program prints into a file."""
+    with open(tmp_path / "out", "wb") as out:
+        status, written = terminal.run(
+            [sys.executable, "-c", _LOGGED], columns=80, stdout=out.fileno()
+        )
+    assert status == 0
+    assert (tmp_path / "out").read_text() == "to stdout\n"
+    assert "to stdout" not in written
+
+
+def test_a_run_without_a_step_leaves_no_bar():
+    """What a resumed run that was at its end would show is step 0."""
+    text = _shown(True, [])
+    assert terminal.screen(text, 200) == ["", ""]

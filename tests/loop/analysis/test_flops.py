@@ -11,7 +11,7 @@ from loop.analysis import flops
 from loop.feeds import Arrays
 
 
-def _step(*, convolution, accumulate=1, batch=8):
+def _step(*, convolution, accumulate=1, batch=8, frozen=()):
     """A step of conv 3x3 (or none), dense, ReLU, dense; without norms, whose sums are products."""
     rng = np.random.default_rng(0)
     data = {
@@ -30,7 +30,8 @@ def _step(*, convolution, accumulate=1, batch=8):
 
     model = [layer for layer in (first, hidden, logits) if layer is not None]
     variables = [v for layer in model for v in layer.trainable_variables]
-    step = loop.GradientStep(loss, variables, optimizers.Adam(0.01), accumulate=accumulate)
+    optimizer = optimizers.Adam(0.01, frozen=frozen)
+    step = loop.GradientStep(loss, variables, optimizer, accumulate=accumulate)
     return step, Arrays(data, batch_size=batch), variables
 
 
@@ -48,6 +49,15 @@ def test_a_networks_operations_are_the_formulas():
     taps = 2 * 8 * 6 * 4 * 5 * 9 * 3
     dense = [2 * 8 * inputs * units for inputs, units in ((6 * 4 * 5, 32), (32, 7))]
     assert flops.of_step(*_step(convolution=True)[:2]) == 3 * (taps + sum(dense)) - taps
+
+
+def test_gradients_of_frozen_variables_are_not_computed():
+    """Behind a frozen first layer, the product for its kernel is gone, and that for its output."""
+    first, second = (2 * 8 * inputs * units for inputs, units in ((6 * 4 * 3, 32), (32, 7)))
+    step, feed, _ = _step(convolution=False, frozen=["hidden/"])
+    assert flops.of_step(step, feed) == first + 2 * second
+    step, feed, _ = _step(convolution=False, frozen=["hidden/kernel"])
+    assert flops.of_step(step, feed) == first + 3 * second
 
 
 @pytest.mark.parametrize("strides", [1, 2])

@@ -28,6 +28,16 @@ def _start(index, ports, body):
     )
 
 
+@contextlib.contextmanager
+def _killed_at_the_end(*processes):
+    """Where a test fails, a process that waits for ever must not keep it from ending."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        yield
+
+
 def _free_ports(count):
     with contextlib.ExitStack() as stack:
         servers = [
@@ -36,7 +46,33 @@ def _free_ports(count):
         return [server.getsockname()[1] for server in servers]
 
 
-def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
+_MEETS = """
+peers = cluster.meet(workers, seconds=60)
+watch = peers.watch() if {watches} else None
+print("met", flush=True)
+assert sys.stdin.readline() == "go on\\n"
+"""
+# What a worker does after it has met the others and before TensorFlow has.
+_LOST = {
+    "killed": "time.sleep(600)",
+    "raises": "raise ValueError('of the user')",
+    "refused by TensorFlow": """
+        import tensorflow as tf
+        from loop import distribute
+        def refused(cluster_resolver):
+            raise tf.errors.UnavailableError(None, None, "no")
+        tf.distribute.MultiWorkerMirroredStrategy = refused
+        distribute.meet = lambda *_, **__: peers
+        try:
+            distribute.multi_worker(workers)
+        except cluster.ClusterError:
+            time.sleep(600)
+        """,
+}
+
+
+@pytest.mark.parametrize("way", _LOST)
+def test_a_worker_lost_before_tensorflow_met_it_ends_the_other(way):
     """The strategy's constructor waits for it, deaf to signals; the process ends in one line."""
     ports = _free_ports(2)
     survivor = _start(
@@ -50,18 +86,17 @@ def test_a_worker_killed_before_tensorflow_met_it_ends_the_other():
     victim = _start(
         1,
         ports,
-        """
-        peers = cluster.meet(workers, seconds=60)
-        print("met", flush=True)
-        time.sleep(600)
-        """,
+        _MEETS.format(watches=way != "refused by TensorFlow") + textwrap.dedent(_LOST[way]),
     )
-    with survivor, victim:
+    with _killed_at_the_end(survivor, victim):
         assert victim.stdout.readline() == "met\n"
         time.sleep(3)
         assert survivor.poll() is None
-        victim.kill()
         began = time.monotonic()
+        victim.stdin.write("go on\n")
+        victim.stdin.flush()
+        if way == "killed":
+            victim.kill()
         _, errors = survivor.communicate(timeout=30)
         assert time.monotonic() - began > 1.5
     assert survivor.returncode == -signal.SIGKILL
@@ -112,7 +147,7 @@ def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
         {what}
         """
     survivor, victim = (_start(index, ports, body) for index in range(2))
-    with survivor, victim:
+    with _killed_at_the_end(survivor, victim):
         assert survivor.stdout.readline() == "trained\n", survivor.stderr.read()
         assert victim.stdout.readline() == "trained\n", victim.stderr.read()
         victim.kill()
@@ -123,22 +158,114 @@ def test_a_killed_worker_is_named_to_a_loop_of_one_s_own(what):
     assert last.startswith(lost), last
 
 
-def test_a_worker_that_is_done_may_go_first():
-    """One that ended of itself said so: the other goes on past the time it would have had."""
+_FORKS = """
+        import os
+        child = os.fork()
+        if not child:
+            {child}
+        """
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "lost"),
+    [
+        ("pass", 0, False),
+        ("sys.exit()", 0, False),
+        ("raise SystemExit(2)", 2, True),
+        ("raise ValueError('of the user')", 1, True),
+        ("raise KeyboardInterrupt", -signal.SIGINT, True),
+        ("import os; os._exit(0)", 0, True),
+        # Neither what a forked child says as it ends nor one that lives on hides its parent's end.
+        (_FORKS.format(child="sys.exit(0)") + "os.waitpid(child, 0); sys.exit(3)", 3, True),
+        (_FORKS.format(child="time.sleep(60); os._exit(0)") + "os.kill(os.getpid(), 9)", -9, True),
+    ],
+)
+def test_only_a_worker_that_exits_with_0_is_done(end, status, lost):
+    """The other goes on past the time it would have had; after any other end it is ended."""
     ports = _free_ports(2)
     going = _start(
         0,
         ports,
         """
         peers = cluster.meet(workers, seconds=60)
-        peers.watch(seconds=0.5)
-        assert sys.stdin.readline() == "done\\n"
+        watch = peers.watch(seconds=0.5)
+        assert sys.stdin.readline() == "ended\\n"
         time.sleep(2)
         print("went on")
         """,
     )
-    first = _start(1, ports, "cluster.meet(workers, seconds=60).watch(seconds=0.5)")
-    with going, first:
-        assert first.wait(90) == 0
-        output, errors = going.communicate("done\n", timeout=60)
-    assert (going.returncode, output) == (0, "went on\n"), errors
+    first = _start(
+        1,
+        ports,
+        f"""
+        watch = cluster.meet(workers, seconds=60).watch(seconds=0.5)
+        {end}
+        """,
+    )
+    with _killed_at_the_end(going, first):
+        assert first.wait(90) == status
+        output, errors = going.communicate("ended\n", timeout=60)
+    if lost:
+        assert going.returncode == -signal.SIGKILL
+        assert f"worker 0 of 2 lost worker 1 at 127.0.0.1:{ports[1]}" in errors
+    else:
+        assert (going.returncode, output) == (0, "went on\n"), errors
+
+
+@pytest.mark.parametrize("why", ["signal", "not finite"])
+def test_a_worker_that_stops_with_a_status_waits_for_the_chief_to_save(why, tmp_path):
+    """All leave together: the end of one would be a loss to the chief that still writes."""
+    ports = _free_ports(2)
+    body = f"""
+        import os, signal
+        import numpy as np, tensorflow as tf
+        import loop, loop.signals
+        from loop import run_directory
+        from loop.checkpoint import asynchronous
+        replicas = loop.distribute.multi_worker(workers, lost_seconds=1)
+        with replicas.scope():
+            weight = tf.Variable(0.5, name="weight")
+            optimizer = loop.optimizers.SGD(0.01)
+            step = loop.GradientStep(lambda batch: batch["x"] * weight, [weight], optimizer)
+        values = np.ones(4096, np.float32)
+        values[80 if {why == "not finite"} else 4096:] = np.nan
+        feed = loop.feeds.Arrays({{"x": values}}, batch_size=8, shuffle=False)
+
+        def slowly(write):
+            def slow(*arguments):
+                time.sleep(4)
+                return write(*arguments)
+            return slow
+
+        asynchronous.write = slowly(asynchronous.write)
+        run_directory.checkpoint.save = slowly(run_directory.checkpoint.save)
+
+        def told(trainer):
+            if index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with loop.StopSignals() as signals:
+            with loop.Trainer(
+                step=step,
+                feed=feed,
+                state={{"weight": weight, "optimizer": optimizer}},
+                replicas=replicas,
+                directory={str(tmp_path)!r},
+                compile="graph",
+                actions=[loop.Every(20, told)],
+                stop_signals=signals,
+            ) as trainer:
+                trainer.train(until=1000)
+            sys.exit(loop.signals.exit_code(trainer.stop_signal))
+        """
+    chief, other = (_start(index, ports, body) for index in range(2))
+    with _killed_at_the_end(chief, other):
+        _, errors = chief.communicate(timeout=120)
+        _, of_other = other.communicate(timeout=60)
+    status = 143 if why == "signal" else 1
+    assert (chief.returncode, other.returncode) == (status, status), errors + of_other
+    step = 20 if why == "signal" else 10
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{step:012d}"]
+    if why == "not finite":
+        assert "NonFiniteError: step 10 is not finite" in errors
+        assert "NonFiniteError: step 10 is not finite" in of_other

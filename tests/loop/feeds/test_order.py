@@ -1,6 +1,8 @@
 """The order of examples, against a pure-Python Feistel network and as permutations."""
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -91,3 +93,23 @@ def test_refuses_a_size_out_of_range(size):
     """An empty set has no order, and places past int64 cannot be told apart."""
     with pytest.raises(ValueError, match=f"size must be from 1 to 2\\*\\*62, got {size}"):
         Order(size)
+
+
+def test_threads_that_ask_at_once_get_what_one_alone_gets():
+    """A call's input is prepared in a thread while the run asks which examples a step held."""
+    size, threads, calls = 23, 8, 400
+    truth = Order(size, 5).indices(np.arange(size * 50))
+    order = Order(size, 5)
+
+    def wrong(number):
+        starts = np.random.default_rng(number).integers(0, size * 49, calls)
+        places = [start + np.arange(size - 1) for start in starts]
+        return sum(not np.array_equal(order.indices(asked), truth[asked]) for asked in places)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(wrong, range(threads))) == [0] * threads
+    finally:
+        sys.setswitchinterval(interval)

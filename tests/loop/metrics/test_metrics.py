@@ -184,6 +184,9 @@ def test_labels_and_scores_out_of_range_are_told():
     confusion = metrics.ConfusionMatrix(2)
     with pytest.raises(ValueError, match=r"labels in \[0, 2\), found 2 outside"):
         confusion.compute(_state(confusion, label=[-1, 1, 2], logits=logits))
+    for metric in (metrics.TopK(2), metrics.Accuracy()):
+        with pytest.raises(ValueError, match=f"{type(metric).__name__}: .* found 2 outside"):
+            metric.compute(_state(metric, label=[-1, 1, 2], logits=logits))
     auc = metrics.AUC()
     with pytest.raises(ValueError, match="scores that are numbers, found 1 NaN"):
         auc.compute(_state(auc, label=[0, 1], score=[0.5, np.nan]))

@@ -1,4 +1,4 @@
-"""A poisoned example on the second of two replicas; prints what the run said as JSON."""
+"""A poisoned example, and an id without a row, on two replicas; prints what was said as JSON."""
 
 import json
 
@@ -28,7 +28,10 @@ def main() -> None:
         trainer.train(until=k + 1)
     except loop.NonFiniteError as error:
         same = steps.same(before, steps.values(trainer.state))
-        print(json.dumps({"line": str(error), "same": same}))
+        with replicas.scope():
+            lookup = test_examination.lookup_trainer("graph", 50, replicas=replicas)
+        id_line = test_examination.stops_at_13(lookup)
+        print(json.dumps({"line": str(error), "same": same, "id_line": id_line}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kernels
 import loop
 from kernels import pooling
 from loop import checkpoint
@@ -141,6 +142,7 @@ def test_replicas_name_the_same():
     assert said["same"]
     assert "gradients that are not finite: dense/kernel" in said["line"]
     assert f"'x' of examples {POISONED};" in said["line"]
+    assert "not finite: the loss of examples 13;" in said["id_line"]
 
 
 def _origins(loss, **data):
@@ -337,6 +339,100 @@ def test_sparse_gradients_and_descriptions():
     assert origins.describe(np.array([np.nan], np.float16)) == "float16[1] 1 NaN"
     assert origins.describe(np.arange(3)) == "int64[3]"
     assert not origins.all_finite(tf.constant([1.0, np.inf], tf.bfloat16).numpy())
+
+
+def lookup_trainer(mode, wrong, *, pooled=tf.reduce_sum, gather=None, **options):
+    """A bag of ids, an embedding and a linear layer; example 13's last id is `wrong`."""
+    ids = np.random.default_rng(2).integers(0, 50, (40, 3)).astype(np.int32)
+    ids[13, 2] = wrong
+    embedding = loop.layers.Embedding(50, 4, name="e", seed=0, deviation=1.0)
+    head = loop.layers.Dense(4, 3, name="head", seed=1)
+
+    def loss(batch):
+        rows = (gather or (lambda _, ids: embedding(ids)))(embedding.table, batch["ids"])
+        return kernels.softmax_cross_entropy(batch["label"], head(pooled(rows, 1)))
+
+    optimizer = loop.optimizers.Adam(0.05)
+    variables = [embedding.table, *head.trainable_variables]
+    step = loop.GradientStep(loss, variables, optimizer, accumulate=options.pop("accumulate", 1))
+    label = (ids.sum(1) % 3).astype(np.int32)
+    feed = loop.feeds.Arrays({"ids": ids, "label": label}, batch_size=8, seed=3)
+    state = {"e": embedding, "head": head, "optimizer": optimizer}
+    return loop.Trainer(
+        step=step, feed=feed, state=state, compile=mode, steps_per_call=SLICE, **options
+    )
+
+
+def stops_at_13(trainer):
+    """The line of the run's end, after a check that the step before is what is left."""
+    at = next(s for s in range(9) if 13 in trainer.feed.example_ids(s))
+    trainer.train(until=at)
+    before = steps.values(trainer.state)
+    with pytest.raises(loop.NonFiniteError) as raised:
+        trainer.train(until=at + 3)
+    assert raised.value.step == at
+    assert steps.same(before, steps.values(trainer.state))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("wrong", "accumulate"), [(50, 1), (-1, 2)], ids=["past the end", "negative, accumulated"]
+)
+def test_an_id_without_a_row_is_named(mode, wrong, accumulate):
+    """Case 04: the run stops before the step and names the example, in every mode."""
+    line = stops_at_13(lookup_trainer(mode, wrong, accumulate=accumulate))
+    assert "not finite: the loss of examples 13;" in line
+    assert "gradients that are not finite: e/table, head/kernel, head/bias" in line
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_id_without_a_row_stops_where_the_model_drops_it(mode):
+    """The loss is finite, since nothing but good rows enters it; the gradient is not."""
+
+    def first_two(rows, _):
+        return rows[:, 0] * rows[:, 1]
+
+    line = stops_at_13(lookup_trainer(mode, 50, pooled=first_two))
+    assert "gradients that are not finite: e/table;" in line
+    assert "not finite: the loss" not in line
+
+
+def test_an_id_without_a_row_stops_a_users_own_gather_under_xla():
+    """XLA would give it the last row and drop its gradient; TensorFlow's words name its place."""
+    line = stops_at_13(lookup_trainer("xla", 50, gather=tf.gather))
+    assert "= 50 is not in [0, 50)" in line
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_id_without_a_row_can_be_skipped(mode):
+    """The batch that holds it changes nothing but the counter; the others train."""
+    trainer = lookup_trainer(mode, 50, on_nonfinite="skip")
+    finite = []
+    trainer._writers.append(lambda rows: finite.extend(rows["finite"].tolist()))
+    trainer.train(until=5)
+    held = [13 in trainer.feed.example_ids(s) for s in range(5)]
+    assert finite == [float(not bad) for bad in held]
+    assert trainer.state["optimizer/update_count"] == 4
+    assert all(np.isfinite(value).all() for value in steps.values(trainer.state).values())
+
+
+def test_a_label_without_a_class_is_named():
+    """The same line for a label as for an id."""
+    head = loop.layers.Dense(5, 3, name="head", seed=1)
+    optimizer = loop.optimizers.SGD(0.1)
+    step = loop.GradientStep(
+        lambda batch: kernels.softmax_cross_entropy(batch["label"], head(batch["x"])),
+        head.trainable_variables,
+        optimizer,
+    )
+    data = {"x": steps.arrays(16, dtype=np.float32)["x"], "label": np.arange(16) % 3}
+    data["label"][6] = 3
+    feed = loop.feeds.Arrays(data, batch_size=8, shuffle=False)
+    trainer = loop.Trainer(step=step, feed=feed, state={"head": head, "o": optimizer})
+    with pytest.raises(loop.NonFiniteError, match="not finite: the loss of examples 6;"):
+        trainer.train(until=2)
+    assert trainer.examine().examples == (6,)
 
 
 def _stopped(tmp_path):

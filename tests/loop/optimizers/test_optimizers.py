@@ -328,6 +328,11 @@ def test_apply_refuses_gradients_that_do_not_fit():
         optimizer.apply([*gradients[:2], rows], global_step=_ZERO)
     with pytest.raises(ValueError, match="all 3 gradients are None"):
         optimizer.apply([None] * 3, global_step=_ZERO)
+    frozen = optimizers.SGD(frozen=["^dense/kernel$"])
+    frozen.build(variables)
+    with pytest.raises(ValueError, match="all 2 gradients are None"):
+        frozen.apply([gradients[0], None, None], global_step=_ZERO)
+    assert frozen.state["update_count"] == 0
 
 
 @pytest.mark.parametrize(

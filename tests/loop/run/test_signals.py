@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from loop.run.signals import STOP_SIGNALS, StopSignals, exit_code
+from tests import terminal
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -139,3 +140,22 @@ def test_entering_twice_is_refused() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         assert inner.received == signal.SIGTERM
         assert outer.received is None
+
+
+def test_a_second_signal_gives_the_terminal_back():
+    """With a progress bar shown, its line has an open end and the cursor is hidden."""
+    script = (
+        "import os, signal, time\n"
+        "from loop.actions.progress import Progress\n"
+        "from loop.run.signals import StopSignals\n"
+        "with StopSignals() as stop, Progress(40):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    while stop.received is None: time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+    )
+    status, written = terminal.run([sys.executable, "-c", script], columns=80)
+    assert status == 143
+    bar, line = [text for text in terminal.screen(written, 80) if text][-2:]
+    assert bar.startswith("step 0/40")
+    assert line == "second stop signal (SIGTERM): exiting at once"
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
