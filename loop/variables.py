@@ -32,6 +32,11 @@ def name_of(variable: Any) -> str:
     return str(variable.name).split(":")[0]
 
 
+def components(variable: tf.Variable) -> tuple[tf.Variable, ...]:
+    """The copies of a variable that this process holds: one on each replica, or itself."""
+    return tuple(getattr(variable, "values", None) or (variable,))
+
+
 def named(owner: Any) -> State:
     """The variables of one owner of state, by name.
 
