@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,12 +18,15 @@ import tensorflow as tf
 
 from kernels import target
 from loop import step_context
+from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
 from loop.global_step import GlobalStep
 from loop.rows import CAPACITY, Rows, packed
 from loop.step_context import StepContext
+
+_log = logging.getLogger(__name__)
 
 Mode = Literal["eager", "graph", "xla"]
 StepFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, Any]]
@@ -64,6 +68,7 @@ class CompiledLoop:
       hooks: called with the context at the start of each step, traced (Keras's seeds).
       assigned: variables that the forward pass itself assigns (statistics of Keras's layers); where
         a step is not finite they are put back.
+      declared: what a step may write and draw; its trace is checked against it. None for no check.
 
     Attributes:
       traces: how often the loop was traced; 1 after the first call, and it stays so.
@@ -86,6 +91,7 @@ class CompiledLoop:
         replicas: Replicas,
         hooks: Sequence[StepHook] = (),
         assigned: Sequence[tf.Variable] = (),
+        declared: Declared | None = None,
     ) -> None:
         if mode not in ("eager", "graph", "xla"):
             raise ValueError(f"compile: mode must be 'xla', 'graph' or 'eager', got {mode!r}")
@@ -100,6 +106,7 @@ class CompiledLoop:
         self._replicas = replicas
         self._hooks = hooks
         self._assigned = assigned
+        self._declared = declared
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -151,6 +158,7 @@ class CompiledLoop:
           ValueError: if count does not fit the capacity.
           RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
             traced and compiled again.
+          ImpureStepError: at the first call, if the step writes or draws what is not declared.
           WorkerLostError: another worker is gone.
         """
         if not 0 <= count <= self.steps_per_call:
@@ -161,9 +169,13 @@ class CompiledLoop:
         arguments = self._arguments(chunk, count, max_nonfinite, streak)
         if self._traced is None:
             self._traced = self._call
-            if self.mode != "eager" and self._replicas.strategy is None:
-                # The one trace there is: looking it up again costs 0.2 ms a call.
-                self._traced = self._call.get_concrete_function(*arguments)
+            if self.mode == "eager":
+                self._check_eager(arguments)
+            else:
+                concrete = self._concrete(arguments)
+                if self._replicas.strategy is None:
+                    # The one trace there is: looking it up again costs 0.2 ms a call.
+                    self._traced = concrete
         with self._replicas.naming_a_lost_worker():
             table, numbers = self._traced(*arguments)
             first_step, done, streak = numbers.numpy().tolist()
@@ -179,10 +191,34 @@ class CompiledLoop:
         if self.mode == "eager":
             raise ValueError("compile: eager mode has no graph to list the operations of")
         chunk = self.prepare(0, 0)
-        graph = self._call.get_concrete_function(*self._arguments(chunk, 0, 0, 0)).graph
+        graph = self._concrete(self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
         return [node.op for node in nodes]
+
+    def _concrete(self, arguments: tuple[Any, ...]) -> Any:
+        """The traced loop, checked once."""
+        concrete = self._call.get_concrete_function(*arguments)
+        if self._declared is not None:
+            self._declared.check(concrete)
+            self._declared = None
+        return concrete
+
+    def _check_eager(self, arguments: tuple[Any, ...]) -> None:
+        """Checks a step that runs operation by operation in a trace made for this alone."""
+        if self._declared is None:
+            return
+        try:
+            concrete = tf.function(self._steps, autograph=False).get_concrete_function(*arguments)
+        except Exception as error:  # Such a step is what eager mode is for.
+            _log.warning(
+                "compile=eager: what the step assigns and draws was not checked, since it cannot "
+                "be traced (%s: %s)",
+                type(error).__name__,
+                str(error).partition("\n")[0],
+            )
+            return
+        self._declared.check(concrete)
 
     def first_step(self) -> int:
         """The step that the next call starts at."""

@@ -17,11 +17,9 @@ import tensorflow as tf
 
 from loop.compiled import trace
 from loop.keras import adapter
-from loop.variables import State, components, name_of, variable_of
+from loop.variables import State, components, listed, name_of, variable_of
 
 _log = logging.getLogger(__name__)
-
-_LISTED = 8
 
 
 class ImpureStepError(ValueError):
@@ -74,10 +72,13 @@ class Declared:
         allowed = _handles([*self.state.values(), *self.scratch, *self.set_each_step])
         undeclared = [handle for handle in found.written if id(handle) not in allowed]
         if undeclared:
+            names = _names(undeclared)
+            seeds = any(name.endswith("seed_generator_state") for name in names)
             raise ImpureStepError(
-                f"Trainer: the step assigns {_listed(_names(undeclared))}, expected only "
+                f"Trainer: the step assigns {listed(names)}, expected only "
                 "variables of its state, which checkpoints hold; add what owns them to `state=`, "
                 "or, where no resume needs them, the variables to `scratch=`"
+                + ("; keras.random takes a SeedGenerator of a layer in `state=`" if seeds else "")
             )
         if found.unknown:
             _log.warning(
@@ -104,11 +105,6 @@ class Declared:
 
 def _handles(variables: Iterable[tf.Variable]) -> set[int]:
     return {id(part.handle) for variable in variables for part in components(variable)}
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(repr(name) for name in names[:_LISTED]) + more
 
 
 def _names(handles: Sequence[tf.Tensor]) -> list[str]:

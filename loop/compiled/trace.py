@@ -127,7 +127,9 @@ class _Reader:
         if name not in self._of_function:
             self._of_function[name] = _Found()  # A recursive function adds nothing to itself.
             definition = self._library[name]
-            arguments = {arg.name: place for place, arg in enumerate(definition.signature.input_arg)}
+            arguments = {
+                arg.name: place for place, arg in enumerate(definition.signature.input_arg)
+            }
             self._of_function[name] = self.of_nodes(definition.node_def, arguments)
         return self._of_function[name]
 
