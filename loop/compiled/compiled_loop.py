@@ -20,11 +20,13 @@ from kernels import target
 from loop import step_context
 from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
+from loop.compiled.undo import Before
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
 from loop.global_step import GlobalStep
 from loop.rows import CAPACITY, Rows, packed
 from loop.step_context import StepContext
+from loop.variables import State
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +59,9 @@ class CompiledLoop:
 
     Args:
       step: batch -> dict of scalars; traced once. It need not know how many steps a call has. Two
-        names have a meaning: `finite`, whether it updated (by default whether all scalars are
-        finite); beside it `overflow`, that a step which did not is no fault: the loss scale moved.
+        names have a meaning: `finite`, whether it updated; beside it `overflow`, that a step which
+        did not is no fault: the loss scale moved. What a step wrote that does not report `finite`
+        is put back where a scalar or a new value of its variables is not finite.
       feed: the source of batches.
       mode: "xla", "graph" or "eager". Under several replicas "xla" compiles forward + backward and
         the update of a `GradientStep` by themselves, with the collectives between them.
@@ -66,9 +69,10 @@ class CompiledLoop:
       global_step: the counter.
       replicas: where the steps run.
       hooks: called with the context at the start of each step, traced (Keras's seeds).
-      assigned: variables that the forward pass itself assigns (statistics of Keras's layers); where
-        a step is not finite they are put back.
-      declared: what a step may write and draw; its trace is checked against it. None for no check.
+      assigned: variables of the state that the forward pass itself assigns (statistics of Keras's
+        layers); where a step reports that it was not finite they are put back.
+      declared: what a step may write and draw: its trace is checked against it, and what a step
+        that is not finite wrote of it is put back. None for neither.
 
     Attributes:
       traces: how often the loop was traced; 1 after the first call, and it stays so.
@@ -105,8 +109,10 @@ class CompiledLoop:
         self._global_step = global_step
         self._replicas = replicas
         self._hooks = hooks
-        self._assigned = assigned
         self._declared = declared
+        self._state: State = {} if declared is None else declared.state
+        ids = {id(variable) for variable in assigned}
+        self._assigned = [name for name, v in self._state.items() if id(v) in ids]
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -333,35 +339,35 @@ class CompiledLoop:
             context.region = graph_region
         traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
         with target.tracing_for(traced_for), step_context.within(context):
-            before = [_read(variable) for variable in self._assigned]
             for hook in self._hooks:
                 hook(context)
             # In a region too: augmentation has another form under XLA, as on one replica.
             batch = context.region(self._feed.batch)(resident, chunk, row)
+            before = Before.of(self._state)
             with _counted_regions(context) as regions:
                 scalars = dict(self._step(batch))
             self._columns, values = packed(scalars)
+            overflow = tf.constant(False)
+            if "finite" in scalars:
+                finite = tf.cast(scalars["finite"], tf.bool)
+                overflow = tf.cast(scalars.get("overflow", overflow), tf.bool)
+                before.put_back(self._assigned, finite)
+            else:
+                finite = before.put_back_unless_finite(values, self._on_every_replica)
         if self.compiles_by_a_step and not regions:
             raise ValueError(
                 "compile=xla: on several replicas XLA compiles the regions of a step between its "
                 "collectives, and this step function has none: wrap what has no collective in "
                 "`step_context.current(...).region(function)`, or use compile=graph"
             )
-        if "finite" in scalars:
-            finite = tf.cast(scalars["finite"], tf.bool)
-            overflow = tf.cast(scalars.get("overflow", False), tf.bool)
-        else:
-            overflow = tf.constant(False)
-            finite = tf.reduce_all(tf.math.is_finite(values))
-        for variable, old in zip(self._assigned, before, strict=True):
-            kept = tf.where(finite, _read(variable), old)
-            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
         return values, finite, overflow
 
-
-def _read(variable: tf.Variable) -> tf.Tensor:
-    """This replica's value; by its handle, so that no strategy takes part."""
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    def _on_every_replica(self, flag: tf.Tensor) -> tf.Tensor:
+        """Whether a bool scalar is true on all replicas."""
+        if self._replicas.count == 1:
+            return flag
+        false = tf.cast(tf.logical_not(flag), tf.float32)
+        return tf.equal(self._replicas.all_reduce_sum([false])[0], 0.0)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -115,6 +115,23 @@ def read(function: Any) -> Trace:
     )
 
 
+def written_since(graph: Any, first: int) -> set[str]:
+    """What the operations of a graph that is being traced write, from number `first` on.
+
+    Args:
+      graph: a FuncGraph.
+      first: how many operations it had before.
+
+    Returns:
+      The names of the graph's inputs that are resources and that these operations write.
+    """
+    definition = graph.as_graph_def()
+    library = {one.signature.name: one for one in definition.library.function}
+    new = {operation.name for operation in graph.get_operations()[first:]}
+    inputs = {tensor.op.name: tensor.op.name for tensor in graph.inputs}
+    return set(_Reader(library).of_nodes(definition.node, inputs, only=new).written)
+
+
 class _Reader:
     """Walks function definitions, each once."""
 
@@ -133,14 +150,28 @@ class _Reader:
             self._of_function[name] = self.of_nodes(definition.node_def, arguments)
         return self._of_function[name]
 
-    def of_nodes(self, nodes: Iterable[Any], arguments: Mapping[str, Any]) -> _Found:
-        """What nodes do; `arguments` maps an argument's name to what `written` calls it."""
+    def of_nodes(
+        self,
+        nodes: Iterable[Any],
+        arguments: Mapping[str, Any],
+        *,
+        only: Collection[str] | None = None,
+    ) -> _Found:
+        """What nodes do.
+
+        Args:
+          nodes: of a graph or a function.
+          arguments: an argument's name -> what `written` calls it.
+          only: the names of the nodes that count; None for all.
+        """
         nodes = list(nodes)
         argument_of = functools.partial(
             _argument_of, arguments=arguments, nodes={node.name: node for node in nodes}
         )
         found = _Found()
         for node in nodes:
+            if only is not None and node.name not in only:
+                continue
             inputs = [name for name in node.input if not name.startswith("^")]
             for place in self._written_inputs(node, inputs, found):
                 argument = argument_of(inputs[place])
