@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.benchmark import feeds, tables
+from experiments.benchmark import tables
+from experiments.benchmark.measurement import Options, whole
+from experiments.benchmark.measurements import feeds
 from experiments.benchmark.process import Ready
 
 _READY = Ready(
@@ -32,7 +34,7 @@ def test_a_ratio_is_of_steps_a_second_round_by_round() -> None:
 
 def test_both_feeds_train_the_same_steps() -> None:
     """A real race of two processes: equal first losses, the shares of time, a table of both."""
-    result = feeds.run(["cnn"], rounds=5, seconds=0.05)
+    result = whole(feeds.run(Options(workloads=["cnn"], seconds=0.05)))
     assert result["checks"][0]["equal"], result["checks"]
     assert [row["feed"] for row in result["rows"]] == ["resident", "records"]
     for row in result["rows"]:
