@@ -14,50 +14,32 @@ Result = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command's flags say.
+    """What the command's flags say."""
 
-    Attributes:
-      quick: a short run.
-      workloads: names, in order.
-      contenders: names, in the order that they run within a round.
-      named: whether the user has named workloads or contenders.
-      rounds: rounds to interleave.
-      seconds: about how long a contender runs in a round.
-      limit: the most seconds until a contender is ready, and again for all its rounds.
-    """
-
-    quick: bool = False
-    workloads: Sequence[str] = ()
-    contenders: Sequence[str] = ()
-    named: bool = False
-    rounds: int = MIN_ROUNDS
-    seconds: float = 1.0
+    quick: bool = False  # a short run
+    workloads: Sequence[str] = ()  # names, in order
+    contenders: Sequence[str] = ()  # names, in the order that they run within a round
+    named: bool = False  # whether the user has named workloads or contenders
+    rounds: int = MIN_ROUNDS  # rounds to interleave
+    seconds: float = 1.0  # about how long a contender runs in a round
+    # the most seconds until a contender is ready, and again for all its rounds
     limit: float = 240.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A question that `python -m experiments.benchmark NAME` answers.
+    """A question that `python -m experiments.benchmark NAME` answers."""
 
-    Attributes:
-      run: measures; yields parts of the JSON file as they are there, "rows" among them.
-      workloads: names that may be given; empty where the question has none.
-      default: those that are measured, where it is not all.
-      quick: those that --quick measures, where it is not the default.
-      contenders: names that may be given.
-      rounds: the default, and with --quick; 0 where there is nothing to repeat.
-      least_rounds: the fewest that may be given.
-      seconds: the default of `Options.seconds`, and with --quick.
-    """
-
+    # measures; yields parts of the JSON file as they are there, "rows" among them
     run: Callable[[Options], Iterator[Result]]
-    workloads: Sequence[str] = ()
-    default: Sequence[str] = ()
-    quick: Sequence[str] = ()
-    contenders: Sequence[str] = ()
+    workloads: Sequence[str] = ()  # names that may be given; empty where the question has none
+    default: Sequence[str] = ()  # those that are measured, where it is not all
+    quick: Sequence[str] = ()  # those that --quick measures, where it is not the default
+    contenders: Sequence[str] = ()  # names that may be given
+    # the default, and with --quick; 0 where there is nothing to repeat
     rounds: tuple[int, int] = (MIN_ROUNDS, MIN_ROUNDS)
-    least_rounds: int = MIN_ROUNDS
-    seconds: tuple[float, float] = (1.0, 0.3)
+    least_rounds: int = MIN_ROUNDS  # the fewest that may be given
+    seconds: tuple[float, float] = (1.0, 0.3)  # the default of `Options.seconds`, and with --quick
 
 
 def whole(parts: Iterable[Result], result: Result | None = None) -> Result:

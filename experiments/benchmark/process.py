@@ -30,27 +30,16 @@ class TooSlowError(ContenderError):
 
 
 class Ready(NamedTuple):
-    """What a contender reports once it is built.
+    """What a contender reports once it is built."""
 
-    Attributes:
-      compile_s: from its first operation to the end of its first whole call.
-      start_s: from the start of its process until it was ready.
-      losses: of the first steps.
-      ms: a step, in its first call after the warm one.
-      steps_per_call: the most steps it makes in a call; its own choice or as it was told.
-      compile: the compiler it chose; "" where it has no choice.
-      note: its own remark.
-      versions: distribution -> version.
-    """
-
-    compile_s: float
-    start_s: float
-    losses: list[float]
-    ms: float
-    steps_per_call: int
-    compile: str
-    note: str
-    versions: dict[str, str]
+    compile_s: float  # from its first operation to the end of its first whole call
+    start_s: float  # from the start of its process until it was ready
+    losses: list[float]  # of the first steps
+    ms: float  # a step, in its first call after the warm one
+    steps_per_call: int  # the most steps it makes in a call; its own choice or as it was told
+    compile: str  # the compiler it chose; "" where it has no choice
+    note: str  # its own remark
+    versions: dict[str, str]  # distribution -> version
 
 
 @contextlib.contextmanager
@@ -82,9 +71,6 @@ class Process:
         the workload's.
       start_up: measures its start only, see `contenders.worker`.
 
-    Attributes:
-      measured: what else the contender said that it has measured, with its last round.
-
     Raises:
       ContenderError: where its environment is not installed.
     """
@@ -110,7 +96,6 @@ class Process:
         command += [f"--started_at={time.time()!r}"] if start_up else []
         torch = {"TORCHINDUCTOR_CACHE_DIR": str(caches / "torchinductor")}
         variables = {"XDG_CACHE_HOME": str(caches), "TF_CPP_MIN_LOG_LEVEL": "3", **torch}
-        self.measured: dict[str, float] = {}
         self._contender = contender
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by `end`
         self._started = time.perf_counter()
@@ -168,11 +153,12 @@ class Process:
         message = self.answer(seconds)["ready"]
         return Ready(start_s=time.perf_counter() - self._started, **message)
 
-    def go(self, steps: int, seconds: float = PATIENCE_SECONDS) -> tuple[float, int]:
-        """Runs `steps` steps; (milliseconds a step, peak resident bytes). Raises as `answer`."""
+    def go(
+        self, steps: int, seconds: float = PATIENCE_SECONDS
+    ) -> tuple[float, int, dict[str, float]]:
+        """Runs `steps` steps; milliseconds a step, peak resident bytes, what else it measured."""
         with contextlib.suppress(BrokenPipeError):  # the missing answer says why
             self._orders.write(f"go {steps}\n")
             self._orders.flush()
         answer = self.answer(seconds)
-        self.measured = answer["measured"]
-        return float(answer["ms"]), int(answer["peak_rss_bytes"])
+        return float(answer["ms"]), int(answer["peak_rss_bytes"]), answer["measured"]

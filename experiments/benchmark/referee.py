@@ -68,6 +68,7 @@ class Referee:
     Attributes:
       ready: name -> what the contender reported.
       peaks: name -> the largest resident set in bytes, after its last round.
+      measured: name -> what else it measured so far, after each round.
       skipped: name -> why there are no times of it.
       missing: one line for each contender that is not installed or that failed.
     """
@@ -75,6 +76,7 @@ class Referee:
     def __init__(self, workload: str, options: Options) -> None:
         self.ready: dict[str, Ready] = {}
         self.peaks: dict[str, int] = {}
+        self.measured: dict[str, list[dict[str, float]]] = {}
         self.skipped: dict[str, str] = {}
         self.missing: list[str] = []
         self._workload = workload
@@ -123,10 +125,11 @@ class Referee:
             if name not in self._running:
                 return math.nan
             try:
-                milliseconds, self.peaks[name] = self._running[name].go(steps, limit)
+                milliseconds, self.peaks[name], measured = self._running[name].go(steps, limit)
             except ContenderError as error:
                 self._remove(name, error, f"a round was not over within {limit:.0f} s")
                 return math.nan
+            self.measured.setdefault(name, []).append(measured)
             return milliseconds
 
         return measure

@@ -36,23 +36,14 @@ DATA_BATCHES = 16
 
 
 class Workload(NamedTuple):
-    """One workload.
+    """One workload."""
 
-    Attributes:
-      name: as given to --workloads.
-      family: which model.
-      batch: examples a step.
-      example_shape: shape of one example's input.
-      steps_per_call: steps a call, for the contenders that run several in one.
-      widths: of an MLP, input to output; empty elsewhere.
-    """
-
-    name: str
-    family: Family
-    batch: int
-    example_shape: tuple[int, ...]
-    steps_per_call: int
-    widths: tuple[int, ...] = ()
+    name: str  # as given to --workloads
+    family: Family  # which model
+    batch: int  # examples a step
+    example_shape: tuple[int, ...]  # shape of one example's input
+    steps_per_call: int  # steps a call, for the contenders that run several in one
+    widths: tuple[int, ...] = ()  # of an MLP, input to output; empty elsewhere
 
 
 class Transformer(NamedTuple):

@@ -21,23 +21,15 @@ from kernels import target
 
 
 class Product(NamedTuple):
-    """A matrix product, or one of a convolution's three.
+    """A matrix product, or one of a convolution's three."""
 
-    Attributes:
-      kind: "matmul", or of a convolution "forward", "input" or "filter".
-      left: shape of the first operand: a matrix, or the images [B, H, W, C].
-      right: shape of the second: a matrix, the kernel [h, w, C, F], or for "filter" the kernel too.
-      transpose_left: of a matmul.
-      transpose_right: of a matmul.
-      stride: of a convolution.
-    """
-
-    kind: str
-    left: tuple[int, ...]
+    kind: str  # "matmul", or of a convolution "forward", "input" or "filter"
+    left: tuple[int, ...]  # shape of the first operand: a matrix, or the images [B, H, W, C]
+    # shape of the second: a matrix, the kernel [h, w, C, F], or for "filter" the kernel too
     right: tuple[int, ...]
-    transpose_left: bool = False
-    transpose_right: bool = False
-    stride: int = 1
+    transpose_left: bool = False  # of a matmul
+    transpose_right: bool = False  # of a matmul
+    stride: int = 1  # of a convolution
 
     @property
     def operations(self) -> int:
@@ -114,34 +106,24 @@ def products_of(workload: workloads.Workload) -> list[Product]:
 
 
 def compute(product: Product, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """One product, in the form of the target being traced for."""
+    """One product, in the form of the target being traced for: plain, or for XLA our kernel's."""
     if product.kind == "matmul":
         transposes = {"transpose_a": product.transpose_left, "transpose_b": product.transpose_right}
         return tf.matmul(left, right, **transposes)
-    if target.current().compiler == "xla":
-        return _compute_by_kernel(product, left, right)
-    options: dict[str, Any] = {"strides": [1, product.stride, product.stride, 1], "padding": "SAME"}
-    if product.kind == "forward":
-        return tf.raw_ops.Conv2D(input=left, filter=right, **options)
-    if product.kind == "input":
-        return tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=product.left, filter=right, out_backprop=left, **options
-        )
-    return tf.raw_ops.Conv2DBackpropFilter(
-        input=left, filter_sizes=product.right, out_backprop=right, **options
-    )
 
+    def convolve(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        if target.current().compiler == "xla":
+            return kernels.conv2d(images, kernel, strides=product.stride)
+        return tf.nn.conv2d(images, kernel, product.stride, "SAME")
 
-def _compute_by_kernel(product: Product, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
-    """A convolution's product by our kernel's form for XLA and its gradient."""
     if product.kind == "forward":
-        return kernels.conv2d(left, right, strides=product.stride)
+        return convolve(left, right)
+    # The gradient's product; nothing needs the convolution itself, which is pruned.
     by_filter = product.kind == "filter"
     sought = tf.zeros(product.right if by_filter else product.left)
     with tf.GradientTape() as tape:
         tape.watch(sought)
-        images, kernel = (left, sought) if by_filter else (sought, right)
-        y = kernels.conv2d(images, kernel, strides=product.stride)
+        y = convolve(left, sought) if by_filter else convolve(sought, right)
     return tape.gradient(y, sought, output_gradients=right if by_filter else left)
 
 

@@ -9,37 +9,24 @@ from experiments.benchmark import workloads
 
 
 class Operations(NamedTuple):
-    """A framework's operations in training, on the weights that `workloads` names.
+    """A framework's operations in training, on the weights that `workloads` names."""
 
-    Attributes:
-      dense: (layer, x) -> their product, and the bias where the layer has one.
-      convolve: (index, x, stride) -> a convolution 3x3, SAME.
-      batch_norm: (index, x, relu) -> x normalized, through a ReLU if asked; keeps the statistics.
-      relu: a ReLU.
-      pool_and_relu: 2x2 maxima and a ReLU, in the order that is faster.
-      flatten: [B, ...] -> [B, features], channels last.
-      mean: images -> the mean of their pixels, [B, channels].
-      shorten: (x, pad) -> every second pixel, with `pad` channels of zeros on both sides.
-      embed: tokens -> their rows of "token", "position" added.
-      layer_norm: (layer, x) -> x normalized over the last axis.
-      attend: (layer, x) -> causal attention without the last product.
-      gelu: by tanh.
-      mean_row: ids -> the mean of the rows of "rows".
-    """
-
+    # (layer, x) -> their product, and the bias where the layer has one
     dense: Callable[[str, Any], Any]
-    convolve: Callable[[int, Any, int], Any]
+    convolve: Callable[[int, Any, int], Any]  # (index, x, stride) -> a convolution 3x3, SAME
+    # (index, x, relu) -> x normalized, through a ReLU if asked; keeps the statistics
     batch_norm: Callable[[int, Any, bool], Any]
-    relu: Callable[[Any], Any]
-    pool_and_relu: Callable[[Any], Any]
-    flatten: Callable[[Any], Any]
-    mean: Callable[[Any], Any]
+    relu: Callable[[Any], Any]  # a ReLU
+    pool_and_relu: Callable[[Any], Any]  # 2x2 maxima and a ReLU, in the order that is faster
+    flatten: Callable[[Any], Any]  # [B, ...] -> [B, features], channels last
+    mean: Callable[[Any], Any]  # images -> the mean of their pixels, [B, channels]
+    # (x, pad) -> every second pixel, with `pad` channels of zeros on both sides
     shorten: Callable[[Any, int], Any]
-    embed: Callable[[Any], Any]
-    layer_norm: Callable[[str, Any], Any]
-    attend: Callable[[str, Any], Any]
-    gelu: Callable[[Any], Any]
-    mean_row: Callable[[Any], Any]
+    embed: Callable[[Any], Any]  # tokens -> their rows of "token", "position" added
+    layer_norm: Callable[[str, Any], Any]  # (layer, x) -> x normalized over the last axis
+    attend: Callable[[str, Any], Any]  # (layer, x) -> causal attention without the last product
+    gelu: Callable[[Any], Any]  # by tanh
+    mean_row: Callable[[Any], Any]  # ids -> the mean of the rows of "rows"
 
 
 def logits(workload: workloads.Workload, on: Operations, x: Any) -> Any:

@@ -20,22 +20,15 @@ BFLOAT16_TOLERANCE = 3e-2
 
 
 class Entry(NamedTuple):
-    """A contender.
+    """A contender."""
 
-    Attributes:
-      module: of this package; its class `Contender` takes the workload, the steps a call and the
-        settings.
-      settings: by name.
-      environment: the one of .venv-contenders that it runs in; "" for our own.
-      tolerance: how far its first losses may be from the others', relatively.
-      workloads: the only ones that it takes part in; empty for all.
-    """
-
+    # of this package; its class `Contender` takes the workload, the steps a call and the settings
     module: str
-    settings: Mapping[str, Any] = {}
-    environment: str = ""
+    settings: Mapping[str, Any] = {}  # by name
+    environment: str = ""  # the one of .venv-contenders that it runs in; "" for our own
+    # how far its first losses may be from the others', relatively
     tolerance: float = LOSS_TOLERANCE
-    workloads: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()  # the only ones that it takes part in; empty for all
 
 
 CONTENDERS: dict[str, Entry] = {

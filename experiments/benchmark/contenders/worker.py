@@ -72,14 +72,6 @@ def _start_up(contender: Base, steps_per_call: int, started_at: float) -> dict[s
     return {"first_step_s": first, "step_100_s": time.time() - started_at}
 
 
-def build(name: str, workload: workloads.Workload, steps_per_call: int) -> Base:
-    """The named contender, with its initial weights."""
-    entry = CONTENDERS[name]
-    module = importlib.import_module(f"experiments.benchmark.contenders.{entry.module}")
-    made: Base = module.Contender(workload, steps_per_call, **entry.settings)
-    return made
-
-
 def main() -> None:
     """Builds, warms up, and answers until the end of stdin."""
     parser = argparse.ArgumentParser()
@@ -88,17 +80,17 @@ def main() -> None:
     parser.add_argument("--steps_per_call", type=int, help="0 for the workload's")
     parser.add_argument("--started_at", type=float, help="seconds since the epoch")
     arguments = parser.parse_args()
-    workload = workloads.WORKLOADS[arguments.workload]
+    workload, entry = workloads.WORKLOADS[arguments.workload], CONTENDERS[arguments.contender]
     steps_per_call = arguments.steps_per_call or workload.steps_per_call
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
     def answer(message: object) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
+        print(json.dumps(message), file=answers, flush=True)
 
     started = time.perf_counter()
-    contender = build(arguments.contender, workload, steps_per_call)
+    module = importlib.import_module(f"experiments.benchmark.contenders.{entry.module}")
+    contender: Base = module.Contender(workload, steps_per_call, **entry.settings)
     if arguments.started_at is not None:
         answer(_start_up(contender, steps_per_call, arguments.started_at))
         return

@@ -6,40 +6,39 @@ and read from the page cache: what is measured is our reading, checking and pars
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 from experiments.benchmark import timing, workloads
 from experiments.benchmark.contenders import tapestep_fed
 from experiments.benchmark.measurement import Measurement, Options, Result, Row
-from experiments.benchmark.process import Process, Ready, fresh_caches
-from experiments.benchmark.referee import steps_a_round
+from experiments.benchmark.process import Process, fresh_caches
+from experiments.benchmark.referee import Referee, steps_a_round
 from experiments.data import shards
 
 FEEDS = ("resident", "records")
 
 
-class Noted(NamedTuple):
-    """What a round told besides its time.
-
-    Attributes:
-      waiting: the share of its time that it waited for the feed.
-      cpu_ms: a step's, of all threads together, those that read and parse included.
-      peak_rss_bytes: so far.
-    """
-
-    waiting: float
-    cpu_ms: float
-    peak_rss_bytes: int
-
-
 def row(
-    workload: str, feed: str, times: dict[str, list[float]], noted: Sequence[Noted], ready: Ready
+    workload: str, feed: str, times: timing.Times, spent: Sequence[dict[str, float]], steps: int
 ) -> Row:
-    """A feed's row; its ratio is its steps a second divided by the resident feed's, by rounds."""
+    """A feed's row; its ratio is its steps a second divided by the resident feed's, by rounds.
+
+    Args:
+      workload: its name.
+      feed: which.
+      times: milliseconds a step in each round.
+      spent: seconds of waiting for the "input", and of all threads' "cpu", until the beginning of
+        the first round and then until the end of each.
+      steps: of a round.
+    """
     ratios = [a / b for a, b in zip(times["resident"], times[feed], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
+    rounds = list(zip(times[feed], spent, spent[1:], strict=False))
+    waiting = ((b["input"] - a["input"]) * 1e3 / (ms * steps) for ms, a, b in rounds)
+    cpu = ((b["cpu"] - a["cpu"]) * 1e3 / steps for _, a, b in rounds)
     return {
         "workload": workload,
         "feed": feed,
@@ -48,54 +47,31 @@ def row(
         "ratio": middle,
         "ratio_q1": low,
         "ratio_q3": high,
-        "waiting": statistics.median(each.waiting for each in noted),
-        "cpu_ms": statistics.median(each.cpu_ms for each in noted),
-        "peak_rss_bytes": noted[-1].peak_rss_bytes,
-        "compile": ready.compile,
+        "waiting": statistics.median(waiting),
+        "cpu_ms": statistics.median(cpu),
     }
-
-
-def _measure(process: Process, steps: int, noted: list[Noted]) -> Callable[[], float]:
-    """A round: its milliseconds a step; notes the rest."""
-
-    def measure() -> float:
-        before = dict(process.measured)
-        milliseconds, peak = process.go(steps)
-        spent = {name: value - before.get(name, 0.0) for name, value in process.measured.items()}
-        waiting = spent["input"] / (milliseconds * steps / 1e3)
-        noted.append(Noted(waiting, spent["cpu"] * 1e3 / steps, peak))
-        return milliseconds
-
-    return measure
 
 
 def _race(workload: str, options: Options) -> Result:
     """One workload's rows, after a round that warms up, and whether the first losses are equal."""
-    noted: dict[str, list[Noted]] = {feed: [] for feed in FEEDS}
-    with fresh_caches() as caches:
+    warm = dataclasses.replace(options, rounds=options.rounds + 1)
+    with fresh_caches() as caches, Referee(workload, warm) as referee:
         shards.paths(caches, tapestep_fed.dataset(workloads.WORKLOADS[workload]))
-        with (
-            Process("tapestep_resident", workload, caches) as resident,
-            Process("tapestep_records", workload, caches) as streamed,
-        ):
-            processes = dict(zip(FEEDS, (resident, streamed), strict=True))
-            ready = {feed: process.ready() for feed, process in processes.items()}
-            measures = {
-                feed: _measure(process, steps_a_round(ready[feed], options.seconds), noted[feed])
-                for feed, process in processes.items()
-            }
-            for feed, measure in measures.items():
-                measure()
-                noted[feed].clear()
-            times = timing.interleave(measures, options.rounds)
-    losses = {feed: one.losses for feed, one in ready.items()}
+        for feed in FEEDS:
+            referee.admit(feed, functools.partial(Process, f"tapestep_{feed}", workload, caches))
+        times = {feed: times[1:] for feed, times in referee.race(FEEDS).items()}
+    if len(times) < len(FEEDS):
+        return {"missing": [*referee.missing, *referee.skipped.values()]}
+    rows = []
+    for feed, ready in referee.ready.items():
+        steps = steps_a_round(ready, options.seconds)
+        found = row(workload, feed, times, referee.measured[feed], steps)
+        rows.append({**found, "peak_rss_bytes": referee.peaks[feed], "compile": ready.compile})
+    losses = {feed: ready.losses for feed, ready in referee.ready.items()}
     equal = losses["resident"] == losses["records"]
     if not equal:
         print(f"{workload}: the first losses differ: {losses}", flush=True)
-    return {
-        "rows": [row(workload, feed, times, noted[feed], ready[feed]) for feed in FEEDS],
-        "checks": [{"workload": workload, "losses": losses, "equal": equal}],
-    }
+    return {"rows": rows, "checks": [{"workload": workload, "losses": losses, "equal": equal}]}
 
 
 def run(options: Options) -> Iterator[Result]:

@@ -24,62 +24,39 @@ FLOAT32, TWO_DTYPES = (tf.float32,), (tf.float32, tf.bfloat16)
 
 
 class Form(NamedTuple):
-    """One way to compute a case.
+    """One way to compute a case."""
 
-    Attributes:
-      call: inputs -> output.
-      variables: what it trains besides the inputs, for the backward pass.
-      runs_as: how it always runs, "host" without compilation; None for the target measured.
-    """
-
-    call: Function
-    variables: Sequence[Any] = ()
+    call: Function  # inputs -> output
+    variables: Sequence[Any] = ()  # what it trains besides the inputs, for the backward pass
+    # how it always runs, "host" without compilation; None for the target measured
     runs_as: Compiler | Literal["host"] | None = None
 
 
 class Built(NamedTuple):
-    """A case with its tensors and layers made.
+    """A case with its tensors and layers made."""
 
-    Attributes:
-      inputs: what every form is called with.
-      differentiable: how many of the inputs, from the first, the backward pass is taken to.
-      ours: our form.
-      references: name -> another's form.
-      missing: a line for each reference that cannot run here.
-    """
-
-    inputs: list[tf.Tensor]
-    differentiable: int
-    ours: Form
-    references: Mapping[str, Form]
-    missing: Sequence[str] = ()
+    inputs: list[tf.Tensor]  # what every form is called with
+    differentiable: int  # how many of the inputs, from the first, the backward pass is taken to
+    ours: Form  # our form
+    references: Mapping[str, Form]  # name -> another's form
+    missing: Sequence[str] = ()  # a line for each reference that cannot run here
 
 
 class Case(NamedTuple):
-    """One kernel at one shape.
+    """One kernel at one shape."""
 
-    Attributes:
-      kernel: its name.
-      shape: of its main input.
-      build: makes it in a dtype.
-      directions: what is timed; "" for a call without gradients that has no other direction.
-      dtypes: what it is timed in; `--quick` takes the first.
-      quick: whether `--quick` has it, or the shape at which it has it.
-      in_loop: whether XLA runs it inside a loop, as a training call does. Convolutions and
-        pooling are another program there.
-      compilers: the targets.
-      turns: how often one call of a form computes it; times are of one turn.
-    """
-
-    kernel: str
-    shape: Shape
-    build: Callable[[Shape, tf.DType], Built]
+    kernel: str  # its name
+    shape: Shape  # of its main input
+    build: Callable[[Shape, tf.DType], Built]  # makes it in a dtype
+    # what is timed; "" for a call without gradients that has no other direction
     directions: tuple[Direction, ...] = BOTH
-    dtypes: tuple[tf.DType, ...] = FLOAT32
-    quick: bool | Shape = False
+    dtypes: tuple[tf.DType, ...] = FLOAT32  # what it is timed in; `--quick` takes the first
+    quick: bool | Shape = False  # whether `--quick` has it, or the shape at which it has it
+    # whether XLA runs it inside a loop, as a training call does. Convolutions and pooling are
+    # another program there
     in_loop: bool = False
-    compilers: tuple[Compiler, ...] = COMPILERS
-    turns: int = 1
+    compilers: tuple[Compiler, ...] = COMPILERS  # the targets
+    turns: int = 1  # how often one call of a form computes it; times are of one turn
 
 
 def _normal(shape: Shape, dtype: tf.DType, seed: int = 0) -> tf.Tensor:
@@ -109,69 +86,66 @@ def _labels(shape: Shape, _: tf.DType) -> tf.Tensor:
     return tf.constant(np.random.default_rng(1).integers(0, shape[1], shape[0]), tf.int32)
 
 
-def _values(layer: Any) -> list[Any]:
-    """The tf.Variables behind a Keras layer's trainable ones."""
-    return [variable.value for variable in layer.trainable_variables]
+def _keras_layer(name: str, shape: Shape, dtype: tf.DType, **call: Any) -> tuple[Any, list[Any]]:
+    """A built layer as a function, and the tf.Variables that it trains."""
+    layer = getattr(keras.layers, name)(dtype=dtype.name)
+    layer.build(shape)
+    variables = [variable.value for variable in layer.trainable_variables]
+    return lambda x: layer(x, **call), variables
 
 
-def _normalized(x: tf.Tensor, moments: Any, offset: tf.Variable, scale: tf.Variable) -> tf.Tensor:
+def _affine(shape: Shape) -> list[tf.Variable]:
+    """Scale and offset."""
+    return [tf.Variable(tf.ones(shape[-1])), tf.Variable(tf.zeros(shape[-1]))]
+
+
+def _normalized(x: tf.Tensor, moments: Any, scale: tf.Variable, offset: tf.Variable) -> tf.Tensor:
     parameters = (tf.cast(offset, x.dtype), tf.cast(scale, x.dtype))
     return tf.nn.batch_normalization(x, *moments, *parameters, 1e-3)
 
 
 def _batch_norm_relu(shape: Shape, dtype: tf.DType) -> Built:
-    size = shape[-1]
-    scale, offset = tf.Variable(tf.ones(size)), tf.Variable(tf.zeros(size))
-    moving = tf.Variable(tf.zeros(size)), tf.Variable(tf.ones(size))
-    layer = keras.layers.BatchNormalization(dtype=dtype.name)
-    layer.build(shape)
+    affine, moving = _affine(shape), _affine(shape)[::-1]
+    layer, trained = _keras_layer("BatchNormalization", shape, dtype, training=True)
 
     def move(moments: Sequence[tf.Tensor]) -> None:
         for variable, value in zip(moving, moments, strict=True):
             variable.assign_add(0.01 * (tf.cast(value, tf.float32) - variable))
 
     def ours(x: tf.Tensor) -> tf.Tensor:
-        y, moments = kernels.batch_norm_training(x, scale, offset, relu=True)
+        y, moments = kernels.batch_norm_training(x, *affine, relu=True)
         move((moments.mean, moments.variance))
         return y
 
     def plain(x: tf.Tensor) -> tf.Tensor:
         moments = tf.nn.moments(x, list(range(len(shape) - 1)))
         move(moments)
-        return tf.nn.relu(_normalized(x, moments, offset, scale))
-
-    def by_keras(x: tf.Tensor) -> tf.Tensor:
-        return keras.ops.relu(layer(x, training=True))
+        return tf.nn.relu(_normalized(x, moments, *affine))
 
     references = {
-        "tf.nn.moments + batch_normalization + relu": Form(plain, [scale, offset]),
-        "keras.BatchNormalization + relu": Form(by_keras, _values(layer)),
+        "tf.nn.moments + batch_normalization + relu": Form(plain, affine),
+        "keras.BatchNormalization + relu": Form(lambda x: keras.ops.relu(layer(x)), trained),
     }
-    return Built([_normal(shape, dtype)], 1, Form(ours, [scale, offset]), references)
+    return Built([_normal(shape, dtype)], 1, Form(ours, affine), references)
 
 
 def _layer_norm(shape: Shape, dtype: tf.DType) -> Built:
-    scale, offset = tf.Variable(tf.ones(shape[-1])), tf.Variable(tf.zeros(shape[-1]))
-    layer = keras.layers.LayerNormalization(dtype=dtype.name)
-    layer.build(shape)
-    ours = Form(lambda x: kernels.layer_norm(x, scale, offset, epsilon=1e-3), [scale, offset])
+    affine = _affine(shape)
 
     def plain(x: tf.Tensor) -> tf.Tensor:
-        return _normalized(x, tf.nn.moments(x, [-1], keepdims=True), offset, scale)
+        return _normalized(x, tf.nn.moments(x, [-1], keepdims=True), *affine)
 
-    references = {
-        "tf.nn.moments + batch_normalization": Form(plain, [scale, offset]),
-        "keras.LayerNormalization": Form(lambda x: layer(x), _values(layer)),
-    }
+    ours = Form(lambda x: kernels.layer_norm(x, *affine, epsilon=1e-3), affine)
+    by_keras = Form(*_keras_layer("LayerNormalization", shape, dtype))
+    references = {"tf.nn.moments + batch_normalization": Form(plain, affine)}
+    references["keras.LayerNormalization"] = by_keras
     return Built([_normal(shape, dtype)], 1, ours, references)
 
 
 def _rms_norm(shape: Shape, dtype: tf.DType) -> Built:
-    scale = tf.Variable(tf.ones(shape[-1]))
-    layer = keras.layers.RMSNormalization(dtype=dtype.name)
-    layer.build(shape)
+    scale, _ = _affine(shape)
+    references = {"keras.RMSNormalization": Form(*_keras_layer("RMSNormalization", shape, dtype))}
     ours = Form(lambda x: kernels.rms_norm(x, scale), [scale])
-    references = {"keras.RMSNormalization": Form(lambda x: layer(x), _values(layer))}
     return Built([_normal(shape, dtype)], 1, ours, references)
 
 

@@ -6,7 +6,7 @@ resident set that does not grow; the same data as arrays must die of the limit, 
 as arrays must not, or the limit would prove nothing. Each epoch has a process of its own, which
 runs this file and prints one JSON object:
 
-    python -m experiments.benchmark.measurements.memory FOLDER --feed=records --limit_bytes=N
+    python -m experiments.benchmark.measurements.memory FOLDER records|arrays LIMIT_BYTES
 
 The limit is RLIMIT_DATA: all memory of the process that is private and written to, the heap, the
 threads' stacks and every large array among it; not what the system keeps of files in its own cache.
@@ -14,7 +14,6 @@ threads' stacks and every large array among it; not what the system keeps of fil
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 import resource
@@ -40,15 +39,12 @@ ROOM_BYTES = 128 * 2**20
 """Between what the process needs by itself and its limit: two calls' batches, and their copies."""
 
 RATIO, QUICK_RATIO = 4.0, 1.5
-BATCH = 32
-STEPS_PER_CALL = 4
-SAMPLES = 10
-CLASSES = 10
-_IMAGE_SHAPE = (128, 128, 3)
-_RECORD_BYTES = 8 + 128 * 128 * 3
+BATCH, STEPS_PER_CALL, SAMPLES, CLASSES = 32, 4, 10, 10
+_SIZE, _POOLED = 128, 8
+_IMAGE_SHAPE = (_SIZE, _SIZE, 3)
+_RECORD_BYTES = 8 + _SIZE * _SIZE * 3
 _SHARD_EXAMPLES = 1024
 _LITTLE = 256
-_POOLED = 8
 _PATIENCE_SECONDS = 1800.0
 
 
@@ -83,12 +79,20 @@ def _feed(folder: pathlib.Path, name: str) -> feeds.Arrays | feeds.Records:
     return feeds.Arrays({"number": numbers, "image": images}, batch_size=BATCH)
 
 
-def _step() -> tuple[loop.GradientStep, dict[str, Any]]:
-    """A small model on averaged pixels and its state; rows have the mean of the numbers."""
-    height, width, channels = _IMAGE_SHAPE
-    inputs = height // _POOLED * (width // _POOLED) * channels
+def _status(name: str) -> int:
+    """A field of /proc/self/status, in bytes."""
+    return int((machine.first_field("/proc/self/status", name) or "0").split()[0]) * 1024
+
+
+def _epoch(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    """Trains a small model of averaged pixels on every example once; what was seen."""
+    feed = _feed(folder, name)
+    steps = feed.size // BATCH
+    inputs = (_SIZE // _POOLED) ** 2 * 3
     model = layers.Dense(inputs, CLASSES, name="dense", seed=0)
     optimizer = optimizers.Momentum(0.01, momentum=0.9)
+    samples: list[dict[str, int]] = []
+    sums: list[float] = []
 
     def loss_fn(batch: feeds.Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         pixels = tf.cast(batch["image"], tf.float32) / 255.0
@@ -98,53 +102,27 @@ def _step() -> tuple[loop.GradientStep, dict[str, Any]]:
         number = tf.cast(batch["number"], tf.float64)
         return kernels.softmax_cross_entropy(labels, logits), {"number": number}
 
-    step = loop.GradientStep(loss_fn, model.trainable_variables, optimizer)
-    return step, {"model": model, "optimizer": optimizer}
-
-
-def _status(name: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    found = machine.first_field("/proc/self/status", name)
-    assert found is not None
-    return int(found.split()[0]) * 1024
-
-
-def _epoch(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    """Trains on every example once; what was seen."""
-    feed = _feed(folder, name)
-    steps = feed.size // BATCH
-    samples: list[dict[str, int]] = []
-    sums: list[float] = []
-
     def sample(_: loop.Trainer) -> None:
         samples.append({field: _status(field) for field in ("VmRSS", "VmData")})
 
-    step, state = _step()
     loop.Trainer(
-        step=step,
+        step=loop.GradientStep(loss_fn, model.trainable_variables, optimizer),
         feed=feed,
-        state=state,
+        state={"model": model, "optimizer": optimizer},
         compile="graph",
         steps_per_call=STEPS_PER_CALL,
         actions=[loop.Every(max(1, steps // SAMPLES), sample)],
         writers=[lambda rows: sums.extend((rows["number"] * BATCH).tolist())],
     ).train(until=steps)
-    return {
-        "examples": steps * BATCH,
-        "number_sum": round(sum(sums)),
-        "samples": samples,
-        "VmHWM": _status("VmHWM"),
-    }
+    seen = {"examples": steps * BATCH, "number_sum": round(sum(sums))}
+    return {**seen, "samples": samples, "VmHWM": _status("VmHWM")}
 
 
-def _in_a_process(folder: pathlib.Path, feed: str, limit: int | None = None) -> dict[str, Any]:
-    """What an epoch's process printed; of one that died, its status and last words."""
-    command = [sys.executable, "-m", "experiments.benchmark.measurements.memory", str(folder)]
-    command.append(f"--feed={feed}")
-    if limit is not None:
-        command.append(f"--limit_bytes={limit}")
+def _in_a_process(folder: pathlib.Path, feed: str, limit: int) -> dict[str, Any]:
+    """What an epoch's process printed; of one that died, its status and last line."""
+    module = "experiments.benchmark.measurements.memory"
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", module, str(folder), feed, str(limit)],
         cwd=install_contenders.ROOT,
         capture_output=True,
         text=True,
@@ -187,31 +165,27 @@ def measure(ratio: float) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as scratch:
         little, everything = pathlib.Path(scratch, "little"), pathlib.Path(scratch, "all")
         _write(little, _LITTLE)
-        alone = _in_a_process(little, "records")
-        if "died" in alone:
-            raise RuntimeError(f"memory: an epoch without a limit {alone['died']}")
-        base = max(sample["VmData"] for sample in alone["samples"])
+        without = _in_a_process(little, "records", resource.RLIM_INFINITY)
+        if "died" in without:
+            raise RuntimeError(f"memory: an epoch without a limit {without['died']}")
+        base = max(sample["VmData"] for sample in without["samples"])
         limit = base + ROOM_BYTES
         yield {"base_bytes": base, "limit_bytes": limit, "ratio": ratio}
         # Whole batches, so that an epoch is a whole number of steps.
         examples = -(-int(ratio * limit) // (BATCH * _RECORD_BYTES)) * BATCH
         check_room(scratch, examples * _RECORD_BYTES)
         _write(everything, examples)
-        for name, folder, feed, count in (
-            ("records", everything, "records", examples),
-            ("arrays", everything, "arrays", examples),
-            ("little arrays", little, "arrays", _LITTLE),
+        for name, folder, count in (
+            ("records", everything, examples),
+            ("arrays", everything, examples),
+            ("little arrays", little, _LITTLE),
         ):
-            found = _in_a_process(folder, feed, limit)
+            found = _in_a_process(folder, name.split()[-1], limit)
             yield {"rows": [_row(name, count * _RECORD_BYTES, limit, found)]}
 
 
 def check_room(folder: str, needed: int) -> None:
-    """Refuses a folder whose disk has too little room.
-
-    Raises:
-      InputError: then.
-    """
+    """Raises an `InputError` where the folder's disk has too little room."""
     free = shutil.disk_usage(folder).free
     if free < 1.1 * needed:
         raise InputError(
@@ -230,16 +204,7 @@ def run(options: Options) -> Iterator[Result]:
 MEASUREMENT = Measurement(run, rounds=(0, 0))
 
 
-def main() -> None:
-    """Trains an epoch under the limit and prints what was seen."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--feed", choices=("records", "arrays"), required=True)
-    parser.add_argument("--limit_bytes", type=int, default=resource.RLIM_INFINITY)
-    options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_DATA, (options.limit_bytes, options.limit_bytes))
-    print(json.dumps(_epoch(options.folder, options.feed)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    limit = int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    print(json.dumps(_epoch(pathlib.Path(sys.argv[1]), sys.argv[2])), flush=True)
