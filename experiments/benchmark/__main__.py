@@ -35,6 +35,7 @@ from absl import app, flags
 from experiments.benchmark import machine, tables, workloads
 from experiments.benchmark.contenders.table import CONTENDERS
 from experiments.benchmark.measurement import Measurement, Options, Result, whole
+from experiments.entry import tensorflow_import
 from experiments.entry.errors import InputError, alternatives
 from experiments.entry.run_main import run_main
 
@@ -130,7 +131,8 @@ def _write(flag: Any, text: str) -> None:
 def main(argv: list[str]) -> None:
     """Runs the named measurement; writes its results so far after each part of it."""
     name = _parse(argv)
-    measurement: Measurement = importlib.import_module(MEASUREMENTS[name]).MEASUREMENT
+    with tensorflow_import.without_banner():  # bad input below is one line
+        measurement: Measurement = importlib.import_module(MEASUREMENTS[name]).MEASUREMENT
     options = _options(measurement)
     command = f"python -m {_HERE} {shlex.join(argv[1:])}"
     result: Result = {"benchmark": name, "command": command, "rounds": options.rounds or 1}

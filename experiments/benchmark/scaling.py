@@ -22,9 +22,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+import kernels
+import loop
 from experiments.benchmark import machine, timing
 from experiments.benchmark.measurement import Measurement, Options, Result, Row
+from experiments.entry.run_main import run_main
+from experiments.training import models
+from loop import distribute
+from loop.compiled.compiled_loop import CompiledLoop
+from loop.precision.policy import as_precision
 
 _KINDS = {"1 replica": 1, "2 replicas": 2, "4 replicas": 4, "2 workers": 0}
 _MODELS = ("cnn", "mlp")
@@ -52,12 +60,6 @@ def _milliseconds(call: Callable[[], int]) -> tuple[float, float]:
 
 def _step(replicas: Any, name: str, batch: int) -> Values:
     """The time of a training step, the cores it keeps busy, and the bytes of the gradients."""
-    import kernels
-    import loop
-    from experiments.training import models
-    from loop.compiled.compiled_loop import CompiledLoop
-    from loop.precision.policy import as_precision
-
     rng = np.random.default_rng(0)
     images = rng.normal(0.3, 1.0, [1024, 28, 28, 1]).astype(np.float32)
     labels = rng.integers(0, 10, 1024).astype(np.int32)
@@ -91,8 +93,6 @@ def _step(replicas: Any, name: str, batch: int) -> Values:
 
 def _reduce_milliseconds(replicas: Any, size: int) -> float:
     """The time of one all-reduce of `size` bytes of float32, of many in one call."""
-    import tensorflow as tf
-
     shares = replicas.per_replica(lambda replica: tf.fill([size // 4], float(replica)))
 
     def reduce_all(shares: Any) -> Any:
@@ -112,8 +112,6 @@ def _reduce_milliseconds(replicas: Any, size: int) -> float:
 
 def _measure_one(count: int) -> None:
     """One process's measurements, as a line of JSON."""
-    from loop import distribute
-
     if count == 0:
         replicas = distribute.multi_worker()
     else:
@@ -215,8 +213,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1].startswith("--measure="):
         _measure_one(int(sys.argv[1].partition("=")[2]))
     else:
+        # It defines flags, which a command that imports this file has defined already.
         from experiments.benchmark import __main__ as benchmark
-        from experiments.entry.run_main import run_main
 
         run_main(
             benchmark.main, [sys.argv[0], "scaling", "--json=bench-scaling.json", *sys.argv[1:]]

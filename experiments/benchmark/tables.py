@@ -107,13 +107,12 @@ def _costs(row: Row) -> str:
 
 def goals(rows: Sequence[Row]) -> str:
     """Ours divided by the best of each framework, and the goals."""
-    ran = [row for row in rows if "skipped" not in row and row["ratio"] is not None]
+    ran = [row for row in rows if "skipped" not in row]
     columns, lines = _present(rows), []
 
-    def line(title: str, ratios: Mapping[str, float], wanted: Mapping[str, float | None]) -> None:
-        cells = [judged(ratios[w], wanted.get(w)) if w in ratios else "-" for w in columns]
-        shown_goals = ["-" if wanted.get(w) is None else f"{wanted[w]:g}" for w in columns]
-        lines.append([title, *cells, " / ".join(shown_goals)])
+    def line(title: str, ratios: Mapping[str, Any], wanted: Mapping[str, float | None]) -> None:
+        cells = [judged(ratios[w], wanted.get(w)) if ratios.get(w) else "-" for w in columns]
+        lines.append([title, *cells, " / ".join(shown(wanted.get(w)) for w in columns)])
 
     for title, (names, wanted) in GOALS.items():
         theirs = sorted((r for r in ran if r["contender"] in names), key=lambda r: -r["ms"])
@@ -121,7 +120,7 @@ def goals(rows: Sequence[Row]) -> str:
         line(title, ratios, dict(zip(_WORKLOADS, wanted, strict=True)))
     half = [row for row in ran if row["contender"] == race.OURS_BFLOAT16]
     if half:
-        ratios = {row["workload"]: 1 / row["ratio"] for row in half}
+        ratios = {row["workload"]: row["ratio"] and 1 / row["ratio"] for row in half}
         line("bfloat16 divided by float32, both ours", ratios, BFLOAT16_GOAL)
     return markdown(["Ours divided by", *columns, "goals, in this order"], lines)
 

@@ -1,7 +1,9 @@
 """The race: the same weights and data for all, honest ratios, a real run of two contenders."""
 
 import json
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,13 +17,16 @@ from experiments.benchmark.contenders import floor, table
 from experiments.benchmark.measurement import Options, whole
 from experiments.benchmark.measurements import steps as race
 from experiments.benchmark.process import Process, Ready
+from experiments.entry import tensorflow_import
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.benchmark", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # As a user has it: the tests' own level lets TensorFlow's banner through.
+    env = {k: v for k, v in os.environ.items() if k != tensorflow_import.LEVEL}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["tiny", "mlp", "cnn", "resnet20", "transformer"])
@@ -202,8 +207,9 @@ def test_torch_is_compared_with_our_lazy_form() -> None:
 
 def test_a_race_writes_the_promised_file(tmp_path: pathlib.Path) -> None:
     """Two real contenders in processes of their own, and one that is not installed."""
-    path = tmp_path / "race.json"
+    path, table = tmp_path / "race.json", tmp_path / "race.md"
     arguments = ["steps", f"--json={path}", "--workloads=tiny", "--round_seconds=0.05"]
+    arguments.append(f"--markdown={table}")
     done = _run(*arguments, "--contenders=tapestep,bare")
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
@@ -223,6 +229,16 @@ def test_a_race_writes_the_promised_file(tmp_path: pathlib.Path) -> None:
     check = result["checks"][0]
     assert check["agree"], check
     assert all(len(losses) == 3 for losses in check["losses"].values())
+    page = table.read_text().splitlines()
+    assert page[0] == "# steps"
+    command = f"python -m experiments.benchmark {shlex.join(arguments)}"
+    assert f"- Command: `{command} --contenders=tapestep,bare`" in page
+    assert f"- Date: {result['machine']['date']}" in page
+    assert "- n: 5 rounds" in page
+    machine = f"- Machine: {result['machine']['cpu']}, {result['machine']['cores']} cores"
+    assert [line for line in page if line.startswith(machine)]
+    assert [line for line in page if line.startswith("| `bare` |")]
+    assert "\n".join(page) in done.stdout
 
 
 def test_a_missing_environment_is_one_line(
@@ -260,7 +276,10 @@ def test_a_race_can_leave_contenders_out_of_a_workload(
         (["steps", "--json=/dev/null", "--contenders=keras"], "--contenders: expected"),
         (["races", "--json=/dev/null"], "found races"),
         (["steps"], "--json"),
-        (["steps", "--json=/dev/null", "--rounds=4"], "rounds"),
+        (["steps", "--json=/dev/null", "--rounds=4"], "--rounds: expected at least 5"),
+        (["memory", "--json=/dev/null", "--rounds=5"], "--rounds: expected none"),
+        (["overhead", "--json=/dev/null", "--workloads=mlp"], "--workloads: expected none"),
+        (["steps", "--json=/dev/null/a", "--contenders=floor"], "--json: expected a file"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str) -> None:
