@@ -41,7 +41,11 @@ def main(names: list[str]) -> int:
     """Installs the named environments, or all; returns the exit status."""
     unknown = sorted(set(names) - set(ENVIRONMENTS))
     if unknown:
-        print(f"install_contenders: expected names among {sorted(ENVIRONMENTS)}, found {unknown}")
+        print(
+            f"error: install_contenders: expected {', '.join(sorted(ENVIRONMENTS))}, found"
+            f" {', '.join(unknown)}; to mend: correct the spelling, or name none for all",
+            file=sys.stderr,
+        )
         return 2
     failed = 0
     for name in names or ENVIRONMENTS:
