@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 # What is installed follows from these.
 METADATA := setup.cfg pyproject.toml
 ARGS ?=
+BENCHMARKS := steps kernels replicas auto overhead start_up feeds memory finite_check
 
-.PHONY: help train test torture equivalence bench bench-peers lint typecheck clean
+.PHONY: help train test torture equivalence bench bench-contenders lint typecheck clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
-	@echo "also: equivalence bench bench-peers lint typecheck clean"
+	@echo "also: equivalence bench bench-contenders lint typecheck clean"
 
 train: $(VENV)/.installed
 	$(BIN)/python -m experiments.train $(ARGS)
@@ -29,19 +30,13 @@ torture: $(VENV)/.installed-test
 equivalence: $(VENV)/.installed-test
 	$(BIN)/python -m tests.replicas.matrix $(ARGS)
 
-bench-peers: $(VENV)/.installed-bench
-	$(BIN)/python -m experiments.benchmark.install_peers
+bench-contenders: $(VENV)/.installed-bench
+	$(BIN)/python -m experiments.benchmark.install_contenders
 
+# Each one's results and tables are bench-NAME.json and bench-NAME.md.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m experiments.benchmark steps --json=bench-steps.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark kernels --json=bench-kernels.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark replicas --json=bench-replicas.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark auto --json=bench-auto.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark overhead --json=bench-overhead.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark start_up --json=bench-start_up.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark feeds --json=bench-feeds.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark memory --json=bench-memory.json $(ARGS)
-	$(BIN)/python -m experiments.benchmark finite_check --json=bench-finite_check.json $(ARGS)
+	for name in $(BENCHMARKS); do $(BIN)/python -m experiments.benchmark $$name \
+		--json=bench-$$name.json --markdown=bench-$$name.md $(ARGS) || exit; done
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

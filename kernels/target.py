@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 
 Compiler = Literal["eager", "graph", "xla"]
 Device = Literal["cpu", "gpu"]
@@ -40,6 +41,15 @@ _declared: contextvars.ContextVar[Target | None] = contextvars.ContextVar("targe
 def default_device() -> Device:
     """The device kind TensorFlow places operations on by default: "gpu" if any is visible."""
     return "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
+
+
+def has_onednn() -> bool:
+    """Whether TensorFlow runs its CPU operations by oneDNN.
+
+    By default it does on processors with AVX512_VNNI or AVX512_BF16 alone (`IsMKLEnabled` in
+    tensorflow/core/util/util.cc); TF_ENABLE_ONEDNN_OPTS decides otherwise.
+    """
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 def current() -> Target:

@@ -72,6 +72,9 @@ class GradientStep:
       scale was halved instead of an update, which is no fault), then the metrics; scalars, equal on
       every replica.
 
+      brings: the owners of state that a `Trainer` adds to its own where these are not in it: what
+        is trained and the optimizer.
+
     Raises:
       ValueError: no variables, accumulate below 1, an optimizer built with other variables,
         variables of another dtype than the precision's, a loss scale without float16; when traced,
@@ -110,6 +113,10 @@ class GradientStep:
         optimizer.build(variables)  # Refuses an optimizer that was built with others.
         for shadows in self.after_update:
             shadows.build(variables)
+        self.brings = {
+            "variables": dict(zip(names, self.variables, strict=True)),
+            "optimizer": optimizer,
+        }
         self.state: State = named(
             {shadows.name: shadows for shadows in self.after_update}
             | ({} if self.loss_scale is None else self.loss_scale.state)

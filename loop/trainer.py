@@ -18,17 +18,18 @@ from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
 from loop.compiled import autotune
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
+from loop.compiled.purity import Declared
 from loop.errors import NonFiniteError
 from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, HasState, position
 from loop.global_step import GlobalStep
-from loop.keras import step_hooks
+from loop.keras import adapter, step_hooks
 from loop.nonfinite import examination
 from loop.rows import Rows
 from loop.run import stall
 from loop.run.directory import EVALUATIONS, METRICS, RunDirectory
 from loop.run.signals import StopSignals
-from loop.variables import named
+from loop.variables import named, require_scope, variable_of, with_brought
 from loop.writers.lines import JsonLines, Writer
 
 _log = logging.getLogger(__name__)
@@ -49,8 +50,10 @@ class Trainer:
     Args:
       step: batch -> dict of scalars; a `GradientStep` or any function.
       feed: the source of batches; its seed is the run's.
-      state: the owners of all state besides the counter and the step's own (`step.state`, under
-        "step"), by name: models, optimizers, variables.
+      state: the owners of all state by name: models, optimizers, metrics, variables, and mappings
+        or lists of these (see `loop.variables.named`). The counter, the step's own (`step.state`)
+        and what a `GradientStep` trains, with its optimizer, need not be in it. A step that assigns
+        anything else is refused before it runs.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
       compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.autotune`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
@@ -65,6 +68,9 @@ class Trainer:
       on_nonfinite: "stop" at the first non-finite step, or "skip" up to `max_nonfinite` in a row.
       max_nonfinite: see on_nonfinite.
       stall_seconds: without a batch, after which the log says that the run waits for its input.
+      scratch: variables that the step may assign and that no resume needs.
+      stateful_random: whether the step may draw random numbers that do not follow from seed and
+        step (`tf.random.normal`); a log line then says that its resume is not exact.
       stop_signals: entered by the caller around `train`; the first signal ends training after the
         current call, with a checkpoint.
 
@@ -80,7 +86,8 @@ class Trainer:
       steps_per_call: see above.
 
     Raises:
-      ValueError: on an interval below 0 or a state that names a variable twice.
+      ValueError: on an interval below 0, a state that names a variable twice, or variables made
+        outside the scope of several replicas.
       TypeError: on an owner of state of an unknown kind.
     """
 
@@ -89,7 +96,7 @@ class Trainer:
         *,
         step: StepFunction,
         feed: Feed,
-        state: Mapping[str, Any],
+        state: Any = None,
         directory: str | os.PathLike[str] | RunDirectory | None = None,
         compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
@@ -105,6 +112,8 @@ class Trainer:
         max_nonfinite: int = 10,
         stall_seconds: float = 60.0,
         stop_signals: StopSignals | None = None,
+        scratch: Sequence[Any] = (),
+        stateful_random: bool = False,
     ) -> None:
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"Trainer: on_nonfinite must be stop or skip, got {on_nonfinite!r}")
@@ -117,7 +126,11 @@ class Trainer:
             self.global_step = GlobalStep()
         # A step that has state of its own (a loss scale) must not be forgotten by its user.
         own = {"step": step} if getattr(step, "state", None) else {}
-        self.state = named({**own, **state, "global_step": self.global_step.variable})
+        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
+        declared = named({**own, **owners, "global_step": self.global_step.variable})
+        self.state = with_brought(declared, step)
+        require_scope(self.state, self.replicas.count)
+        adapter.make_global_seed_generator()
         self.feed = feed
         self.meter = Meter()
         self.rows: Rows | None = None
@@ -132,8 +145,14 @@ class Trainer:
                 steps_per_call=self.steps_per_call,
                 global_step=self.global_step,
                 replicas=self.replicas,
-                hooks=step_hooks.seed_hooks(state),
-                assigned=step_hooks.statistics(state),
+                hooks=step_hooks.seed_hooks(owners),
+                assigned=step_hooks.statistics(owners),
+                declared=Declared(
+                    self.state,
+                    scratch=[variable_of(variable) for variable in scratch],
+                    set_each_step=step_hooks.set_each_step(owners),
+                    stateful_random=stateful_random,
+                ),
             ),
             compile,
             state=self.state,
@@ -148,7 +167,7 @@ class Trainer:
         self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
         self._examined = examination.Step(
-            step, feed, self.state, self.replicas, hooks=step_hooks.seed_hooks(state)
+            step, feed, self.state, self.replicas, hooks=step_hooks.seed_hooks(owners)
         )
         self._stall_seconds = stall_seconds
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0

@@ -14,7 +14,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 _ORDER = ("kernels", "loop", "experiments")
 _ABOVE = {package: set(_ORDER[place + 1 :]) for place, package in enumerate(_ORDER)}
 # Programs that other frameworks' interpreters run to be compared with; they import no room of ours.
-_PEERS = "experiments/benchmark/peers"
+_CONTENDERS = "experiments/benchmark/contenders"
 
 
 def _sources(package):
@@ -88,7 +88,7 @@ def _packages():
     """Our packages that export names: all with an __all__."""
     for top in _ORDER:
         for path in _sources(top):
-            if path.name == "__init__.py" and _PEERS not in path.as_posix():
+            if path.name == "__init__.py" and _CONTENDERS not in path.as_posix():
                 dotted = ".".join(path.parent.relative_to(_ROOT).parts)
                 yield dotted
 

@@ -1,4 +1,4 @@
-"""Markdown tables of benchmark results, as BUILD_NOTES.md has them.
+"""Markdown tables of benchmark results, each with the command, machine, date and n behind it.
 
     python -m experiments.benchmark.tables FILE...
 
@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.benchmark import race, workloads
+from experiments.benchmark import workloads
+from experiments.benchmark.measurements import steps as race
 
 Row = Mapping[str, Any]
-Line = list[str]
 
 # What a row is known by; of each, the first that it has.
 _KEYS = ("workload", "contender", "candidate", "kernel", "shape", "dtype", "target", "reference")
-_MORE_KEYS = ("variables", "steps_per_call", "form", "feed")
+_MORE_KEYS = ("variables", "steps_per_call", "form", "feed", "quantity")
 
 _WORKLOADS = ("tiny", "mlp", "cnn", "resnet20", "transformer", "embedding")
 _NONE = (None,) * len(_WORKLOADS)
@@ -38,13 +38,16 @@ GOALS: dict[str, tuple[tuple[str, ...], tuple[float | None, ...]]] = {
     "floor": (("floor",), (None, 1.25, 1.25, 1.3, 1.25, None)),
 }
 BFLOAT16_GOAL = {"cnn": 0.65}
+AUTO_GOAL = 1.05
 
 
-def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}"
+def shown(value: Any) -> str:
+    """A number by three significant digits without an exponent, nothing as a dash."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -55,18 +58,16 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def spread(row: Row, key: str = "ms") -> str:
     """`median (least-most)`."""
-    low, high = number(row[f"{key}_min"]), number(row[f"{key}_max"])
-    return f"{number(row[key])} ({low}-{high})"
+    return f"{shown(row[key])} ({shown(row[f'{key}_min'])}-{shown(row[f'{key}_max'])})"
 
 
 def judged(value: float, goal: float | None) -> str:
     """Two digits; bold where the goal is missed."""
-    shown = f"{value:.2f}"
-    return f"**{shown}**" if goal is not None and value > goal else shown
+    return f"**{value:.2f}**" if goal is not None and value > goal else f"{value:.2f}"
 
 
 def merged(rows: Sequence[Row]) -> list[Row]:
-    """Each row once, the last of its kind, where the first stood."""
+    """Each row once, the last of its kind, where the first was."""
     found: dict[str, Row] = {}
     for row in rows:
         key = [row.get(name) for name in _KEYS]
@@ -76,12 +77,8 @@ def merged(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
-def _names(rows: Sequence[Row], key: str) -> list[str]:
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
 def _present(rows: Sequence[Row]) -> list[str]:
-    found = _names(rows, "workload")
+    found = {row["workload"] for row in rows}
     return [name for name in workloads.WORKLOADS if name in found]
 
 
@@ -89,20 +86,19 @@ def _matrix(rows: Sequence[Row], cell: Callable[[Row], str]) -> str:
     """A line for each contender, a column for each workload; - where it did not run."""
     by = {(row["contender"], row["workload"]): row for row in rows}
     columns = _present(rows)
-    lines = []
-    for name in _names(rows, "contender"):
-        cells = [by.get((name, workload)) for workload in columns]
-        shown = [
-            "-" if row is None else "skipped" if "skipped" in row else cell(row) for row in cells
-        ]
-        lines.append([f"`{name}`", *shown])
+
+    def content(name: str, workload: str) -> str:
+        row = by.get((name, workload))
+        return "-" if row is None else "skipped" if "skipped" in row else cell(row)
+
+    names = dict.fromkeys(row["contender"] for row in rows)
+    lines = [[f"`{name}`", *(content(name, each) for each in columns)] for name in names]
     return markdown(["Contender", *columns], lines)
 
 
 def _times(row: Row) -> str:
     ours = row["contender"] == race.ours_for(row["workload"], row["contender"])
-    ratio = "" if ours or row["ratio"] is None else f" **{row['ratio']:.2f}**"
-    return spread(row) + ratio
+    return spread(row) + ("" if ours or row["ratio"] is None else f" **{row['ratio']:.2f}**")
 
 
 def _costs(row: Row) -> str:
@@ -110,29 +106,22 @@ def _costs(row: Row) -> str:
 
 
 def goals(rows: Sequence[Row]) -> str:
-    """Ours divided by the best of each peer, and the goals."""
+    """Ours divided by the best of each framework, and the goals."""
     ran = [row for row in rows if "skipped" not in row]
     columns, lines = _present(rows), []
+
+    def line(title: str, ratios: Mapping[str, Any], wanted: Mapping[str, float | None]) -> None:
+        cells = [judged(ratios[w], wanted.get(w)) if ratios.get(w) else "-" for w in columns]
+        lines.append([title, *cells, " / ".join(shown(wanted.get(w)) for w in columns)])
+
     for title, (names, wanted) in GOALS.items():
-        goal = dict(zip(_WORKLOADS, wanted, strict=True))
-        cells = []
-        for workload in columns:
-            theirs = [r for r in ran if r["workload"] == workload and r["contender"] in names]
-            best = min(theirs, key=lambda row: row["ms"], default=None)
-            known = best is not None and best["ratio"] is not None
-            cells.append(judged(best["ratio"], goal[workload]) if known and best else "-")
-        shown = " / ".join("-" if goal[name] is None else f"{goal[name]:g}" for name in columns)
-        lines.append([title, *cells, shown])
-    half = {row["workload"]: row for row in ran if row["contender"] == race.OURS_BFLOAT16}
+        theirs = sorted((r for r in ran if r["contender"] in names), key=lambda r: -r["ms"])
+        ratios = {row["workload"]: row["ratio"] for row in theirs}  # of the fastest stays
+        line(title, ratios, dict(zip(_WORKLOADS, wanted, strict=True)))
+    half = [row for row in ran if row["contender"] == race.OURS_BFLOAT16]
     if half:
-        cells = [
-            judged(1 / half[name]["ratio"], BFLOAT16_GOAL.get(name))
-            if name in half and half[name]["ratio"]
-            else "-"
-            for name in columns
-        ]
-        shown = " / ".join(f"{BFLOAT16_GOAL.get(name, '-')}" for name in columns)
-        lines.append(["bfloat16 divided by float32, both ours", *cells, shown])
+        ratios = {row["workload"]: row["ratio"] and 1 / row["ratio"] for row in half}
+        line("bfloat16 divided by float32, both ours", ratios, BFLOAT16_GOAL)
     return markdown(["Ours divided by", *columns, "goals, in this order"], lines)
 
 
@@ -144,8 +133,8 @@ def steps(rows: Sequence[Row]) -> list[str]:
         if "skipped" in row
     ]
     tables = [
-        "Against the goals; bold: missed. On embedding PyTorch, whose Adam moves the batch's rows"
-        " alone, is compared with `tapestep_lazy`.\n\n" + goals(rows),
+        "Against the goals; bold: missed. On embedding PyTorch, whose Adam moves only the batch's"
+        " rows, is compared with `tapestep_lazy`.\n\n" + goals(rows),
         "Milliseconds a step, median (least-most); bold: ours divided by that contender.\n\n"
         + _matrix(rows, _times),
         "Compilation and first call, peak resident set.\n\n" + _matrix(rows, _costs),
@@ -157,121 +146,122 @@ def _ratio(row: Row) -> str:
     return "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
 
 
-def replicas(rows: Sequence[Row]) -> list[str]:
-    """Training on two virtual CPUs."""
-    lines = [
-        [row["workload"], f"`{row['contender']}`"]
-        + (["skipped", row["skipped"]] if "skipped" in row else [spread(row), _ratio(row)])
-        for row in rows
-    ]
-    return [markdown(["Workload", "Contender", "ms (least-most)", "ours / theirs"], lines)]
+def _target(row: Row) -> str:
+    return row["target"] if row["dtype"] == "float32" else f"{row['target']}, {row['dtype']}"
 
 
-def kernels(rows: Sequence[Row]) -> list[str]:
-    """Each kernel against each reference."""
-    header = ["Kernel", "Shape", "Target", "ours ms (least-most)", "reference"]
-    header += ["reference ms (least-most)", "ratio"]
-    lines = []
-    for row in rows:
-        where = row["target"] if row["dtype"] == "float32" else f"{row['target']}, {row['dtype']}"
-        line = [row["kernel"], str(row["shape"]), where, spread(row, "ours_ms"), row["reference"]]
-        lines.append([*line, spread(row, "reference_ms"), _ratio(row)])
-    return [markdown(header, lines)]
+def _framework(row: Row) -> str:
+    """Milliseconds; bold where the goal is missed."""
+    keys = ("framework_us", "framework_us_min", "framework_us_max")
+    middle, low, high = (f"{row[key] / 1e3:.3f}" for key in keys)
+    missed = row["goal_us"] is not None and row["framework_us"] > row["goal_us"]
+    return f"{f'**{middle}**' if missed else middle} ({low}-{high})"
 
 
-def start_up(rows: Sequence[Row]) -> list[str]:
-    """How long people wait."""
-    header = ["Workload", "Contender", "first step s", "step 100 s (least-most)", "ours / theirs"]
-    lines = []
-    for row in rows:
-        line = [row["workload"], f"`{row['contender']}`", f"{row['first_step_s']:.2f}"]
-        lines.append([*line, spread(row, "step_100_s"), _ratio(row)])
-    return [markdown(header, lines)]
+def _candidate(row: Row) -> str:
+    name = str(row["candidate"])
+    return name if name != "auto" else f"auto ({row['compile']} x {row['steps_per_call']})"
 
 
-def overhead(rows: Sequence[Row]) -> list[str]:
-    """What the framework itself costs a call."""
-    header = ["Variables", "Target", "Steps a call", "Form", "ours ms a call", "bare ms a call"]
-    header += ["framework ms a call (least-most)", "goal"]
-    lines = []
-    for row in rows:
-        goal = row["goal_us"]
-        missed = goal is not None and row["framework_us"] > goal
-        low, middle, high = (
-            f"{row[key] / 1e3:.3f}"
-            for key in ("framework_us_min", "framework_us", "framework_us_max")
-        )
-        middle = f"**{middle}**" if missed else middle
-        line = [str(row["variables"]), row["target"], str(row["steps_per_call"])]
-        line += [
-            row["form"],
-            *(number(row[key] / 1e3) for key in ("ours_us_per_call", "bare_us_per_call")),
-        ]
-        lines.append(
-            [*line, f"{middle} ({low}-{high})", "-" if goal is None else f"{goal / 1e3:g}"]
-        )
-    return [markdown(header, lines)]
+def _off_best(row: Row) -> str:
+    """Bold where what was chosen is further from the best than the goal."""
+    return judged(row["ratio"], AUTO_GOAL if row["chosen"] else None)
 
 
-def auto(rows: Sequence[Row]) -> list[str]:
-    """Every candidate of `--compile=auto` and what it chose; bold: further off than 5 %."""
-    header = [
-        "Workload",
-        "Candidate",
-        "ms (least-most)",
-        "ours / best",
-        "times chosen",
-        "compile s",
-    ]
+# Benchmark -> heading and content of each column.
+COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
+    "replicas": {
+        "Workload": lambda row: row["workload"],
+        "Contender": lambda row: f"`{row['contender']}`",
+        "ms (least-most)": spread,
+        "ours / theirs": _ratio,
+    },
+    "kernels": {
+        "Kernel": lambda row: row["kernel"],
+        "Shape": lambda row: str(row["shape"]),
+        "Target": _target,
+        "ours ms (least-most)": lambda row: spread(row, "ours_ms"),
+        "reference": lambda row: row["reference"],
+        "reference ms (least-most)": lambda row: spread(row, "reference_ms"),
+        "ratio": _ratio,
+    },
+    "start_up": {
+        "Workload": lambda row: row["workload"],
+        "Contender": lambda row: f"`{row['contender']}`",
+        "first step s": lambda row: f"{row['first_step_s']:.2f}",
+        "step 100 s (least-most)": lambda row: spread(row, "step_100_s"),
+        "ours / theirs": _ratio,
+    },
+    "overhead": {
+        "Variables": lambda row: str(row["variables"]),
+        "Target": lambda row: row["target"],
+        "Steps a call": lambda row: str(row["steps_per_call"]),
+        "Form": lambda row: row["form"],
+        "ours ms a call": lambda row: f"{row['ours_us_per_call'] / 1e3:.2f}",
+        "bare ms a call": lambda row: f"{row['bare_us_per_call'] / 1e3:.2f}",
+        "framework ms a call (least-most)": _framework,
+        "goal": lambda row: "-" if row["goal_us"] is None else f"{row['goal_us'] / 1e3:g}",
+    },
+    "auto": {
+        "Workload": lambda row: row["workload"],
+        "Candidate": _candidate,
+        "ms (least-most)": spread,
+        "ours / best": _off_best,
+        "times chosen": lambda row: str(row["chosen"] or ""),
+        "compile s": lambda row: f"{row['compile_s']:.1f}",
+    },
+}
+
+
+def _by_columns(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         if "skipped" in row:
-            lines.append([row["workload"], row["candidate"], "skipped", row["skipped"], "", ""])
-            continue
-        name = row["candidate"]
-        if name == "auto":
-            name = f"auto ({row['compile']} x {row['steps_per_call']})"
-        ratio = judged(row["ratio"], 1.05) if row["chosen"] else f"{row['ratio']:.2f}"
-        line = [row["workload"], name, spread(row), ratio, str(row["chosen"] or "")]
-        lines.append([*line, f"{row['compile_s']:.1f}"])
-    return [markdown(header, lines)]
+            who = row.get("candidate") or f"`{row['contender']}`"
+            blank = [""] * (len(columns) - 4)
+            lines.append([row["workload"], who, "skipped", row["skipped"], *blank])
+        else:
+            lines.append([content(row) for content in columns.values()])
+    return markdown(list(columns), lines)
 
 
-def plain(rows: Sequence[Row]) -> list[str]:
+def _plain(rows: Sequence[Row]) -> str:
     """Any rows: a column for each entry."""
     header = list(dict.fromkeys(key for row in rows for key in row))
-
-    def shown(value: Any) -> str:
-        if value is None:
-            return "-"
-        return number(value) if isinstance(value, float) else str(value)
-
-    return [markdown(header, [[shown(row.get(key)) for key in header] for row in rows])]
-
-
-TABLES: dict[str, Callable[[Sequence[Row]], list[str]]] = {
-    "steps": steps,
-    "replicas": replicas,
-    "kernels": kernels,
-    "start_up": start_up,
-    "overhead": overhead,
-    "auto": auto,
-}
+    return markdown(header, [[shown(row.get(key)) for key in header] for row in rows])
 
 
 def render(benchmark: str, rows: Sequence[Row]) -> str:
     """The tables of one benchmark's rows."""
+    rows = merged(rows)
     if not rows:
         return f"{benchmark}: no rows"
-    return "\n\n".join(TABLES.get(benchmark, plain)(merged(rows)))
+    if benchmark == "steps":
+        return "\n\n".join(steps(rows))
+    return _by_columns(COLUMNS[benchmark], rows) if benchmark in COLUMNS else _plain(rows)
 
 
 def origin(result: Mapping[str, Any]) -> str:
-    """A line: machine, versions, date, rounds."""
+    """Lines of Markdown: command, machine, date, n, versions, and who is missing."""
     machine = result["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    rounds = f"; n = {result['rounds']} rounds" if "rounds" in result else ""
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}; {versions}{rounds}"
+    memory = machine.get("memory_bytes")
+    lines = [
+        f"Command: `{result['command']}`" if "command" in result else "",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores"
+        + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
+        f"Date: {machine['date']}",
+        f"n: {result['rounds']} rounds" if "rounds" in result else "",
+        "Versions: " + ", ".join(f"{name} {each}" for name, each in result["versions"].items()),
+        *(f"Missing: {line}" for line in result.get("missing", ())),
+    ]
+    return "\n".join(f"- {line}" for line in lines if line)
+
+
+def document(benchmark: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown page: where the results are from, and the tables of all their rows."""
+    rows = [row for result in results for row in result.get("rows", ())]
+    origins = "\n\n".join(map(origin, results))
+    return f"# {benchmark}\n\n{origins}\n\n{render(benchmark, rows)}\n"
 
 
 def main(paths: Sequence[str]) -> int:
@@ -281,11 +271,11 @@ def main(paths: Sequence[str]) -> int:
             "error: tables: expected result files, found none; to mend: name them", file=sys.stderr
         )
         return 2
-    by_benchmark: dict[str, list[Row]] = {}
+    by_benchmark: dict[str, list[Mapping[str, Any]]] = {}
     for path in paths:
         try:
             result = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-            benchmark, rows, about = result["benchmark"], result["rows"], origin(result)
+            benchmark, _, _ = result["benchmark"], result["rows"], origin(result)
         except (OSError, ValueError, KeyError, TypeError) as error:
             print(
                 f"error: {path}: expected a file written by experiments.benchmark, found"
@@ -293,10 +283,8 @@ def main(paths: Sequence[str]) -> int:
                 file=sys.stderr,
             )
             return 2
-        by_benchmark.setdefault(benchmark, []).extend(rows)
-        print(f"{path}: {benchmark}; {about}")
-    for benchmark, rows in by_benchmark.items():
-        print(f"\n## {benchmark}\n\n{render(benchmark, rows)}")
+        by_benchmark.setdefault(benchmark, []).append(result)
+    print("\n".join(document(name, results) for name, results in by_benchmark.items()))
     return 0
 
 

@@ -7,44 +7,28 @@ rounds: drift hits both sides of a ratio alike. What is measured ends with its r
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 MIN_ROUNDS = 5
+Times = dict[str, list[float]]
+"""Contender -> milliseconds, or what else it measures, in each round."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """The middle and the spread of a contender's rounds, all in milliseconds."""
-
-    median: float
-    minimum: float
-    maximum: float
-
-
-def summarize(milliseconds: Sequence[float]) -> Summary:
-    """Median, minimum and maximum of one contender's rounds.
-
-    Raises:
-      ValueError: when there is no round.
-    """
-    if not milliseconds:
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """A row's entries of one contender: the median over its rounds, the least and the most."""
+    if not values:
         raise ValueError("timing: expected at least one round, found none")
-    return Summary(statistics.median(milliseconds), min(milliseconds), max(milliseconds))
+    return {
+        name: statistics.median(values),
+        f"{name}_min": min(values),
+        f"{name}_max": max(values),
+    }
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median over the rounds of ours / theirs.
-
-    Args:
-      ours: our time in each round.
-      theirs: the other contender's time in the same rounds.
-
-    Raises:
-      ValueError: when the numbers of rounds differ or there is none.
-    """
+    """The median over the rounds of ours / theirs, of the same rounds."""
     if len(ours) != len(theirs) or not ours:
         raise ValueError(
             f"timing: expected the same rounds on both sides, found {len(ours)} and {len(theirs)}"
@@ -52,21 +36,11 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def interleave(
-    contenders: Mapping[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
-    """Runs every contender once a round and collects what each measured.
-
-    Args:
-      contenders: name -> function that runs, waits for its result and returns milliseconds.
-      rounds: number of rounds, at least `MIN_ROUNDS`.
-
-    Raises:
-      ValueError: with fewer rounds than `MIN_ROUNDS`.
-    """
+def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> Times:
+    """Runs every contender once a round, in order; each waits for its result and returns a time."""
     if rounds < MIN_ROUNDS:
         raise ValueError(f"timing: expected at least {MIN_ROUNDS} rounds, found {rounds}")
-    measured: dict[str, list[float]] = {name: [] for name in contenders}
+    measured: Times = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, measure in contenders.items():
             measured[name].append(measure())
@@ -74,12 +48,7 @@ def interleave(
 
 
 def per_call(run: Callable[[], object], calls: int) -> Callable[[], float]:
-    """A measurement for `interleave`: the milliseconds a call of `run`, over `calls` calls.
-
-    Args:
-      run: does the work and fetches its result to the host, so that nothing is left in flight.
-      calls: calls a round.
-    """
+    """A measurement for `interleave`: the milliseconds a call of `run`, over `calls` calls."""
 
     def measure() -> float:
         started = time.perf_counter()
@@ -90,8 +59,6 @@ def per_call(run: Callable[[], object], calls: int) -> Callable[[], float]:
     return measure
 
 
-def calls_for(run: Callable[[], object], seconds: float) -> int:
-    """How many calls of an already compiled `run` fill about `seconds`; at least one."""
-    started = time.perf_counter()
-    run()
-    return max(1, round(seconds / max(time.perf_counter() - started, 1e-6)))
+def filling(run: Callable[[], object], seconds: float) -> Callable[[], float]:
+    """`per_call` over as many calls of an already compiled `run` as fill about `seconds`."""
+    return per_call(run, max(1, round(seconds * 1e3 / max(per_call(run, 1)(), 1e-3))))

@@ -1,6 +1,6 @@
 """The race's workloads: shapes, initial weights and data, the same for every contender.
 
-NumPy alone, so that every peer's environment can import it. All weights and examples follow from
+NumPy only, so that every environment can import it. All weights and examples follow from
 one seed. What every contender computes:
 
 - `tiny`, `mlp`: dense (no bias), BatchNorm, ReLU, ..., dense with bias; 784 inputs.
@@ -15,8 +15,8 @@ Update: gradients clipped to a global norm of 1, then Adam with an exponentially
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,29 +35,18 @@ CLASSES = 10
 DATA_BATCHES = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """One workload.
+class Workload(NamedTuple):
+    """One workload."""
 
-    Attributes:
-      name: as given to --workloads.
-      family: which model.
-      batch: examples a step.
-      example_shape: shape of one example's input.
-      steps_per_call: steps a call, for the contenders that run several in one.
-      widths: of an MLP, input to output; empty elsewhere.
-    """
-
-    name: str
-    family: Family
-    batch: int
-    example_shape: tuple[int, ...]
-    steps_per_call: int
-    widths: tuple[int, ...] = ()
+    name: str  # as given to --workloads
+    family: Family  # which model
+    batch: int  # examples a step
+    example_shape: tuple[int, ...]  # shape of one example's input
+    steps_per_call: int  # steps a call, for the contenders that run several in one
+    widths: tuple[int, ...] = ()  # of an MLP, input to output; empty elsewhere
 
 
-@dataclasses.dataclass(frozen=True)
-class Transformer:
+class Transformer(NamedTuple):
     """The transformer's sizes."""
 
     layers: int = 2
@@ -68,8 +57,7 @@ class Transformer:
     hidden: int = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class Embedding:
+class Embedding(NamedTuple):
     """The embedding model's sizes."""
 
     rows: int = 1_000_000
@@ -98,8 +86,8 @@ WORKLOADS: dict[str, Workload] = {
 
 def resnet_convolutions() -> list[tuple[int, int, int]]:
     """ResNet-20's 3x3 convolutions in order: (input channels, output channels, stride)."""
-    convolutions = [(3, RESNET_WIDTHS[0], 1)]
     channels = RESNET_WIDTHS[0]
+    convolutions = [(3, channels, 1)]
     for width in RESNET_WIDTHS:
         for block in range(RESNET_BLOCKS):
             stride = 2 if width != channels and block == 0 else 1
@@ -108,84 +96,68 @@ def resnet_convolutions() -> list[tuple[int, int, int]]:
     return convolutions
 
 
-def _normal(generator: np.random.Generator, shape: tuple[int, ...], deviation: float) -> Array:
-    values: Array = generator.standard_normal(shape, np.float32)
-    values *= np.float32(deviation)
-    return values
-
-
-def _kernel(generator: np.random.Generator, *shape: int) -> Array:
-    """He-normal weights: standard deviation sqrt(2 / fan in)."""
-    fan_in = int(np.prod(shape[:-1]))
-    return _normal(generator, shape, float(np.sqrt(2.0 / fan_in)))
-
-
-def _norm(weights: dict[str, Array], index: int, width: int) -> None:
-    weights[f"bn{index}/gamma"] = np.ones(width, np.float32)
-    weights[f"bn{index}/beta"] = np.zeros(width, np.float32)
-
-
-def _head(
-    generator: np.random.Generator, weights: dict[str, Array], width: int, classes: int = CLASSES
-) -> None:
-    weights["head/kernel"] = _kernel(generator, width, classes)
-    weights["head/bias"] = np.zeros(classes, np.float32)
-
-
-def _transformer_weights(generator: np.random.Generator) -> dict[str, Array]:
-    t, weights = TRANSFORMER, {}
-
-    def normal(*shape: int) -> Array:
-        return _normal(generator, shape, 0.02)
-
-    def norm(name: str) -> None:
-        weights[f"{name}/scale"] = np.ones(t.width, np.float32)
-        weights[f"{name}/bias"] = np.zeros(t.width, np.float32)
-
-    weights["token"] = normal(t.vocabulary, t.width)
-    weights["position"] = normal(t.tokens, t.width)
+def _transformer_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+    t = TRANSFORMER
+    yield "token/table", (t.vocabulary, t.width)
+    yield "position/table", (t.tokens, t.width)
     for i in range(t.layers):
-        norm(f"layer{i}/norm0")
+        yield from _pair(f"layer{i}/norm0", "scale", "bias", t.width)
         for name in ("query", "key", "value", "project"):
-            weights[f"layer{i}/{name}"] = normal(t.width, t.width)
-        norm(f"layer{i}/norm1")
-        weights[f"layer{i}/expand"] = normal(t.width, t.hidden)
-        weights[f"layer{i}/contract"] = normal(t.hidden, t.width)
-    norm("norm")
-    weights["head/kernel"] = normal(t.width, t.vocabulary)
-    return weights
+            yield f"layer{i}/{name}/kernel", (t.width, t.width)
+        yield from _pair(f"layer{i}/norm1", "scale", "bias", t.width)
+        yield f"layer{i}/expand/kernel", (t.width, t.hidden)
+        yield f"layer{i}/contract/kernel", (t.hidden, t.width)
+    yield from _pair("norm", "scale", "bias", t.width)
+    yield "head/kernel", (t.width, t.vocabulary)
+
+
+def _pair(layer: str, first: str, second: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{layer}/{first}", (width,)
+    yield f"{layer}/{second}", (width,)
+
+
+def _shapes(workload: Workload) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Layer/part and shape of each weight; dense kernels are [in, out], others [h, w, in, out]."""
+    kernels: list[tuple[str, tuple[int, ...]]] = []
+    if workload.family == "transformer":
+        yield from _transformer_shapes()
+        return
+    if workload.family == "embedding":
+        yield "rows/table", (EMBEDDING.rows, EMBEDDING.width)
+        yield "dense0/kernel", (EMBEDDING.width, EMBEDDING.hidden)
+        yield "dense0/bias", (EMBEDDING.hidden,)
+        last = EMBEDDING.hidden
+    elif workload.family == "mlp":
+        *_, last, _ = workload.widths
+        pairs = zip(workload.widths[:-2], workload.widths[1:-1], strict=True)
+        kernels = [(f"dense{i}", pair) for i, pair in enumerate(pairs)]
+    else:
+        cnn = workload.family == "cnn"
+        sizes = [(1, 32, 1), (32, 64, 1)] if cnn else resnet_convolutions()
+        kernels = [(f"conv{i}", (3, 3, *size[:2])) for i, size in enumerate(sizes)]
+        last = 7 * 7 * 64 if cnn else RESNET_WIDTHS[-1]
+    for i, (name, shape) in enumerate(kernels):
+        yield f"{name}/kernel", shape
+        yield from _pair(f"bn{i}", "gamma", "beta", shape[-1])
+    yield "head/kernel", (last, CLASSES)
+    yield "head/bias", (CLASSES,)
 
 
 def initial_weights(workload: Workload, seed: int = 0) -> dict[str, Array]:
-    """The trainable weights every contender starts from, name -> array, in a fixed order.
+    """The trainable weights every contender starts from, layer/part -> array, in a fixed order.
 
-    Dense kernels are [in, out], convolutions [height, width, in, out].
+    Normal values: He's standard deviation sqrt(2 / fan in), 0.02 in a transformer, 1 in a table.
     """
     generator = np.random.default_rng([seed, 1])
     weights: dict[str, Array] = {}
-    if workload.family == "mlp":
-        for i, width in enumerate(workload.widths[1:-1]):
-            weights[f"dense{i}/kernel"] = _kernel(generator, workload.widths[i], width)
-            _norm(weights, i, width)
-        _head(generator, weights, workload.widths[-2], workload.widths[-1])
-    elif workload.family == "cnn":
-        for i, (fan_in, width) in enumerate(((1, 32), (32, 64))):
-            weights[f"conv{i}/kernel"] = _kernel(generator, 3, 3, fan_in, width)
-            _norm(weights, i, width)
-        _head(generator, weights, 7 * 7 * 64)
-    elif workload.family == "resnet20":
-        for i, (fan_in, width, _) in enumerate(resnet_convolutions()):
-            weights[f"conv{i}/kernel"] = _kernel(generator, 3, 3, fan_in, width)
-            _norm(weights, i, width)
-        _head(generator, weights, RESNET_WIDTHS[-1])
-    elif workload.family == "transformer":
-        weights = _transformer_weights(generator)
-    else:
-        e = EMBEDDING
-        weights["table"] = generator.standard_normal((e.rows, e.width), np.float32)
-        weights["dense0/kernel"] = _kernel(generator, e.width, e.hidden)
-        weights["dense0/bias"] = np.zeros(e.hidden, np.float32)
-        _head(generator, weights, e.hidden)
+    for name, shape in _shapes(workload):
+        part = name.rpartition("/")[2]
+        if part in ("gamma", "scale", "beta", "bias"):
+            weights[name] = np.full(shape, part in ("gamma", "scale"), np.float32)
+            continue
+        deviation = 1.0 if part == "table" else float(np.sqrt(2.0 / np.prod(shape[:-1])))
+        weights[name] = generator.standard_normal(shape, np.float32)
+        weights[name] *= np.float32(0.02 if workload.family == "transformer" else deviation)
     return weights
 
 

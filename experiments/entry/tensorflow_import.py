@@ -56,4 +56,4 @@ def without_banner(*, show: bool = False) -> Iterator[None]:
             os.dup2(stderr.fileno(), 2)
             faulthandler.disable()
             if was_enabled:
-                faulthandler.enable()
+                faulthandler.enable(2)  # sys.stderr may be one without a descriptor.

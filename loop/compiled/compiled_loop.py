@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,12 +18,17 @@ import tensorflow as tf
 
 from kernels import target
 from loop import step_context
+from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
+from loop.compiled.undo import Before
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
 from loop.global_step import GlobalStep
 from loop.rows import CAPACITY, Rows, packed
 from loop.step_context import StepContext
+from loop.variables import State
+
+_log = logging.getLogger(__name__)
 
 Mode = Literal["eager", "graph", "xla"]
 StepFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, Any]]
@@ -53,8 +59,9 @@ class CompiledLoop:
 
     Args:
       step: batch -> dict of scalars; traced once. It need not know how many steps a call has. Two
-        names have a meaning: `finite`, whether it updated (by default whether all scalars are
-        finite); beside it `overflow`, that a step which did not is no fault: the loss scale moved.
+        names have a meaning: `finite`, whether it updated; beside it `overflow`, that a step which
+        did not is no fault: the loss scale moved. What a step wrote that does not report `finite`
+        is put back where a scalar or a new value of its variables is not finite.
       feed: the source of batches.
       mode: "xla", "graph" or "eager". Under several replicas "xla" compiles forward + backward and
         the update of a `GradientStep` by themselves, with the collectives between them.
@@ -62,8 +69,10 @@ class CompiledLoop:
       global_step: the counter.
       replicas: where the steps run.
       hooks: called with the context at the start of each step, traced (Keras's seeds).
-      assigned: variables that the forward pass itself assigns (statistics of Keras's layers); where
-        a step is not finite they are put back.
+      assigned: variables of the state that the forward pass itself assigns (statistics of Keras's
+        layers); where a step reports that it was not finite they are put back.
+      declared: what a step may write and draw: its trace is checked against it, and what a step
+        that is not finite wrote of it is put back. None for neither.
 
     Attributes:
       traces: how often the loop was traced; 1 after the first call, and it stays so.
@@ -86,6 +95,7 @@ class CompiledLoop:
         replicas: Replicas,
         hooks: Sequence[StepHook] = (),
         assigned: Sequence[tf.Variable] = (),
+        declared: Declared | None = None,
     ) -> None:
         if mode not in ("eager", "graph", "xla"):
             raise ValueError(f"compile: mode must be 'xla', 'graph' or 'eager', got {mode!r}")
@@ -99,7 +109,10 @@ class CompiledLoop:
         self._global_step = global_step
         self._replicas = replicas
         self._hooks = hooks
-        self._assigned = assigned
+        self._declared = declared
+        self._state: State = {} if declared is None else declared.state
+        ids = {id(variable) for variable in assigned}
+        self._assigned = [name for name, v in self._state.items() if id(v) in ids]
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -151,6 +164,7 @@ class CompiledLoop:
           ValueError: if count does not fit the capacity.
           RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
             traced and compiled again.
+          ImpureStepError: at the first call, if the step writes or draws what is not declared.
           WorkerLostError: another worker is gone.
         """
         if not 0 <= count <= self.steps_per_call:
@@ -161,9 +175,13 @@ class CompiledLoop:
         arguments = self._arguments(chunk, count, max_nonfinite, streak)
         if self._traced is None:
             self._traced = self._call
-            if self.mode != "eager" and self._replicas.strategy is None:
-                # The one trace there is: looking it up again costs 0.2 ms a call.
-                self._traced = self._call.get_concrete_function(*arguments)
+            if self.mode == "eager":
+                self._check_eager(arguments)
+            else:
+                concrete = self._concrete(arguments)
+                if self._replicas.strategy is None:
+                    # The one trace there is: looking it up again costs 0.2 ms a call.
+                    self._traced = concrete
         with self._replicas.naming_a_lost_worker():
             table, numbers = self._traced(*arguments)
             first_step, done, streak = numbers.numpy().tolist()
@@ -179,10 +197,34 @@ class CompiledLoop:
         if self.mode == "eager":
             raise ValueError("compile: eager mode has no graph to list the operations of")
         chunk = self.prepare(0, 0)
-        graph = self._call.get_concrete_function(*self._arguments(chunk, 0, 0, 0)).graph
+        graph = self._concrete(self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
         return [node.op for node in nodes]
+
+    def _concrete(self, arguments: tuple[Any, ...]) -> Any:
+        """The traced loop, checked once."""
+        concrete = self._call.get_concrete_function(*arguments)
+        if self._declared is not None:
+            self._declared.check(concrete)
+            self._declared = None
+        return concrete
+
+    def _check_eager(self, arguments: tuple[Any, ...]) -> None:
+        """Checks a step that runs operation by operation in a trace made for this alone."""
+        if self._declared is None:
+            return
+        try:
+            concrete = tf.function(self._steps, autograph=False).get_concrete_function(*arguments)
+        except Exception as error:  # Such a step is what eager mode is for.
+            _log.warning(
+                "compile=eager: what the step assigns and draws was not checked, since it cannot "
+                "be traced (%s: %s)",
+                type(error).__name__,
+                str(error).partition("\n")[0],
+            )
+            return
+        self._declared.check(concrete)
 
     def first_step(self) -> int:
         """The step that the next call starts at."""
@@ -297,35 +339,35 @@ class CompiledLoop:
             context.region = graph_region
         traced_for: Mode = "graph" if self.compiles_by_a_step else self.mode
         with target.tracing_for(traced_for), step_context.within(context):
-            before = [_read(variable) for variable in self._assigned]
             for hook in self._hooks:
                 hook(context)
             # In a region too: augmentation has another form under XLA, as on one replica.
             batch = context.region(self._feed.batch)(resident, chunk, row)
+            before = Before.of(self._state)
             with _counted_regions(context) as regions:
                 scalars = dict(self._step(batch))
             self._columns, values = packed(scalars)
+            overflow = tf.constant(False)
+            if "finite" in scalars:
+                finite = tf.cast(scalars["finite"], tf.bool)
+                overflow = tf.cast(scalars.get("overflow", overflow), tf.bool)
+                before.put_back(self._assigned, finite)
+            else:
+                finite = before.put_back_unless_finite(values, self._on_every_replica)
         if self.compiles_by_a_step and not regions:
             raise ValueError(
                 "compile=xla: on several replicas XLA compiles the regions of a step between its "
                 "collectives, and this step function has none: wrap what has no collective in "
                 "`step_context.current(...).region(function)`, or use compile=graph"
             )
-        if "finite" in scalars:
-            finite = tf.cast(scalars["finite"], tf.bool)
-            overflow = tf.cast(scalars.get("overflow", False), tf.bool)
-        else:
-            overflow = tf.constant(False)
-            finite = tf.reduce_all(tf.math.is_finite(values))
-        for variable, old in zip(self._assigned, before, strict=True):
-            kept = tf.where(finite, _read(variable), old)
-            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
         return values, finite, overflow
 
-
-def _read(variable: tf.Variable) -> tf.Tensor:
-    """This replica's value; by its handle, so that no strategy takes part."""
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    def _on_every_replica(self, flag: tf.Tensor) -> tf.Tensor:
+        """Whether a bool scalar is true on all replicas."""
+        if self._replicas.count == 1:
+            return flag
+        false = tf.cast(tf.logical_not(flag), tf.float32)
+        return tf.equal(self._replicas.all_reduce_sum([false])[0], 0.0)
 
 
 @contextlib.contextmanager

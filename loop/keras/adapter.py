@@ -37,6 +37,39 @@ def is_layer(value: Any) -> bool:
     return True
 
 
+def holds_variables(value: Any) -> bool:
+    """Whether `value` is a Keras metric or optimizer, whose `variables` are all its state."""
+    keras = sys.modules.get("keras")
+    if keras is None or not isinstance(value, (keras.metrics.Metric, keras.optimizers.Optimizer)):
+        return False
+    version.check(keras)
+    return True
+
+
+def recurrent_states(layer: Any) -> dict[str, tf.Variable]:
+    """The states of the stateful recurrent layers in a layer: name -> variable.
+
+    Keras has them in no list of weights, and a step carries them from batch to batch.
+    """
+    states: dict[str, tf.Variable] = {}
+    for inner in layer._flatten_layers():
+        if getattr(inner, "stateful", False):
+            for place, state in enumerate(tf.nest.flatten(getattr(inner, "states", None) or [])):
+                states[f"{inner.path or inner.name}/states/{place}"] = state.value
+    return states
+
+
+def make_global_seed_generator() -> None:
+    """Makes the generator that `keras.random` uses without a seed, if Keras was imported.
+
+    Made inside a trace it would be a variable of that trace, which XLA refuses without its name.
+    """
+    if "keras" in sys.modules:
+        from keras.src.random.seed_generator import global_seed_generator
+
+        global_seed_generator()
+
+
 def seed_generators(owner: Any) -> list[Any]:
     """The `keras.random.SeedGenerator`s of a layer or model and all that it contains."""
     return list(_seed_generators(owner))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from loop.compiled.compiled_loop import StepHook
 from loop.keras import adapter
 from loop.step_context import StepContext
@@ -12,9 +14,11 @@ from loop.variables import variable_of
 
 
 def _layers(owner: Any) -> list[Any]:
-    """The Keras layers in the state, which may be a mapping of mappings."""
+    """The Keras layers in the state, which may hold mappings and sequences."""
     if isinstance(owner, Mapping):
         return [layer for value in owner.values() for layer in _layers(value)]
+    if isinstance(owner, (list, tuple)):
+        return [layer for value in owner for layer in _layers(value)]
     return [owner] if adapter.is_layer(owner) else []
 
 
@@ -29,6 +33,15 @@ def seed_hooks(state: Mapping[str, Any]) -> list[StepHook]:
         adapter.seed_from_step(generators, context.seed, context.global_step)
 
     return [set_seeds]
+
+
+def set_each_step(state: Mapping[str, Any]) -> list[tf.Variable]:
+    """The variables that the hooks set at the start of each step: states of seed generators."""
+    return [
+        generator.state.value
+        for layer in _layers(state)
+        for generator in adapter.seed_generators(layer)
+    ]
 
 
 def statistics(state: Mapping[str, Any]) -> list[Any]:

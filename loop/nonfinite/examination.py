@@ -22,8 +22,7 @@ from loop.checkpoint.values import assign, copy_to_host
 from loop.compiled.compiled_loop import Outcome
 from loop.distribute import Replicas
 from loop.feeds import Batch, Feed, layout
-from loop.nonfinite import origins
-from loop.nonfinite.origins import Origin
+from loop.nonfinite.origins import Origin, Watch, all_finite, is_number
 from loop.step_context import StepContext
 from loop.variables import State
 
@@ -102,7 +101,7 @@ class Step:
           trace: look at every operation; some thousand times slower.
         """
         saved = copy_to_host(self.state)
-        state = tuple(name for name, value in saved.items() if not origins.all_finite(value))
+        state = tuple(name for name, value in saved.items() if not all_finite(value))
         try:
             with self._first_replica():
                 if not trace:
@@ -150,7 +149,7 @@ class Step:
             for name, variable in self.state.items()
             for component in getattr(variable, "values", (variable,))
         }
-        watch = origins.Watch(names)
+        watch = Watch(names)
         with watch.watching():
             batch, loss, gradients = self._run(number)
         return batch, loss, gradients, watch.origins
@@ -226,12 +225,12 @@ def _flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tf.
 
 def _gradient_finite(gradient: Any) -> bool:
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
-    return origins.all_finite(values.numpy())
+    return all_finite(values.numpy())
 
 
 def _rows_not_finite(array: npt.NDArray[Any]) -> tuple[int, ...]:
     """The places along the first axis where something is not finite."""
-    if array.ndim == 0 or not origins.is_number(array):
+    if array.ndim == 0 or not is_number(array):
         return ()
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     return tuple(int(place) for place in np.flatnonzero(~finite))

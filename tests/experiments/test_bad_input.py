@@ -228,7 +228,10 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         ("experiments.benchmark steps --json={tmp}", "--json: expected a file"),
         ("experiments.benchmark.tables", "tables: expected result files, found none"),
         ("experiments.benchmark.tables {tmp}/none", "none: expected a file written by"),
-        ("experiments.benchmark.install_peers tourch", "expected jax, orbit, torch, found tourch"),
+        (
+            "experiments.benchmark.install_contenders tourch",
+            "expected jax, orbit, torch, found tourch",
+        ),
     ],
 )
 def test_the_benchmark_refuses_on_stderr(tmp_path: Path, command: str, named: str) -> None:

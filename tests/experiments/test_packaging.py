@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,23 @@ def test_every_folder_of_modules_is_a_package(config: configparser.ConfigParser)
         assert {package, f"{package}.*"} <= set(found)
         for module in _modules(package):
             assert (module.parent / "__init__.py").exists(), module
+
+
+def test_the_benchmark_is_not_shipped(config: configparser.ConfigParser) -> None:
+    """A wheel has what a user needs: no contender of a race, and nothing that imports one."""
+    section = config["options.packages.find"]
+    shipped = [
+        ".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("*/**/__init__.py")
+    ]
+    for option, wanted in (("include", True), ("exclude", False)):
+        patterns = section[option].split()
+        shipped = [n for n in shipped if any(fnmatch(n, each) for each in patterns) is wanted]
+    assert {"loop", "kernels", "experiments", "experiments.data"} <= set(shipped)
+    assert not [name for name in shipped if name.startswith("experiments.benchmark")]
+    for name in shipped:
+        for module in (ROOT / name.replace(".", "/")).glob("*.py"):
+            assert not [each for each in _imports(module) if ".benchmark" in each], module
+    assert "scipy" in config["options.extras_require"]["bench"]
 
 
 def test_python_versions_agree(config: configparser.ConfigParser) -> None:

@@ -1,16 +1,16 @@
 """The race of auto's candidates: which they are, which was chosen, how far it is from the best."""
 
-import pathlib
 import typing
 
 import pytest
 
-from experiments.benchmark import auto, tables
+from experiments.benchmark import tables
+from experiments.benchmark.contenders.table import CONTENDERS
+from experiments.benchmark.measurement import Options, whole
+from experiments.benchmark.measurements import auto
 from experiments.benchmark.process import Ready
 from loop import trainer
 from loop.compiled.compiled_loop import Mode
-
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _ready(compile: str, steps: int) -> Ready:
@@ -21,7 +21,7 @@ def test_every_compiled_mode_is_a_candidate() -> None:
     """A mode that is added to the loop has to be added to the race, with a contender of its own."""
     assert {*auto.MODES, "eager"} == set(typing.get_args(Mode))
     for mode in auto.MODES:
-        assert (ROOT / f"experiments/benchmark/peers/tapestep_{mode}.py").exists()
+        assert CONTENDERS[f"tapestep_{mode}"].settings == {"compile": mode, "as_told": True}
 
 
 def test_a_call_is_cut_where_the_trainer_cuts_it() -> None:
@@ -66,7 +66,8 @@ def test_a_race_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "MODES", ("graph",))
     monkeypatch.setattr(auto, "QUICK_CALL_LENGTHS", (1,))
     monkeypatch.setattr(auto, "QUICK_TRIES", 1)
-    result = auto.run(["tiny"], quick=True, rounds=5, seconds=0.02, limit=240.0)
+    options = Options(quick=True, workloads=["tiny"], seconds=0.02)
+    result = whole(auto.run(options))
     candidate, chosen = result["rows"]
     assert (candidate["candidate"], candidate["ratio"]) == ("graph x 1", 1.0)
     assert (candidate["compile"], candidate["steps_per_call"]) == ("graph", 1)

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.benchmark import feeds, tables
-from experiments.benchmark.process import Ready
-
-_READY = Ready(
-    compile_s=1.0,
-    start_s=1.0,
-    losses=[],
-    ms=10.0,
-    steps_per_call=64,
-    compile="graph",
-    note="",
-    versions={},
-)
+from experiments.benchmark import tables
+from experiments.benchmark.measurement import Options, whole
+from experiments.benchmark.measurements import feeds
 
 
 def test_a_ratio_is_of_steps_a_second_round_by_round() -> None:
     """Resident over streamed milliseconds of the same round: median and quartiles."""
     times = {"resident": [10.0, 20.0, 10.0, 40.0, 10.0], "records": [20.0, 25.0, 10.0, 80.0, 12.5]}
-    noted = [feeds.Noted(share, 40.0, 7) for share in (0.5, 0.1, 0.2, 0.0, 0.3)]
-    row = feeds.row("cnn", "records", times, noted, _READY)
+    # Of 10 steps in each round, so many milliseconds of waiting; 7 ms of CPU a step.
+    waits = [0.0, 100.0, 25.0, 20.0, 0.0, 37.5]
+    spent = [{"input": sum(waits[: i + 1]) / 1e3, "cpu": 0.07 * i, "train": 9.0} for i in range(6)]
+    row = feeds.row("cnn", "records", times, spent, 10)
     # Ratios 0.5, 0.8, 1, 0.5, 0.8.
     assert row["ratio"] == pytest.approx(0.8)
     assert (row["ratio_q1"], row["ratio_q3"]) == pytest.approx((0.5, 0.9))
-    assert (row["ms"], row["steps_per_s"], row["waiting"]) == pytest.approx((20.0, 50.0, 0.2))
+    assert (row["ms"], row["steps_per_s"]) == pytest.approx((20.0, 50.0))
+    # Shares 0.5, 0.1, 0.2, 0, 0.3.
+    assert (row["waiting"], row["cpu_ms"]) == pytest.approx((0.2, 7.0))
 
 
 def test_both_feeds_train_the_same_steps() -> None:
     """A real race of two processes: equal first losses, the shares of time, a table of both."""
-    result = feeds.run(["cnn"], rounds=5, seconds=0.05)
+    result = whole(feeds.run(Options(workloads=["cnn"], seconds=0.05)))
     assert result["checks"][0]["equal"], result["checks"]
     assert [row["feed"] for row in result["rows"]] == ["resident", "records"]
     for row in result["rows"]:

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from experiments.benchmark import finite_check, workloads
-from experiments.benchmark.peers.tapestep import Tapestep
+from experiments.benchmark import workloads
+from experiments.benchmark.contenders import tapestep
+from experiments.benchmark.measurements import finite_check
 from loop import GlobalStep
 
 
@@ -13,13 +14,13 @@ from loop import GlobalStep
 def test_one_loop_has_the_check_and_the_other_none(name):
     """Both train the same variables; without the check nothing asks whether a value is finite."""
     if name == finite_check.PROGRAM:
-        training = finite_check._program()._replace(steps_per_call=2)
+        training = finite_check.training(name)._replace(steps_per_call=2)
     else:
-        like = Tapestep(workloads.WORKLOADS[name], 0, compile="graph", steps_per_call=2)
+        like = tapestep.Contender(workloads.WORKLOADS[name], 2, compile="graph", as_told=True)
         training = finite_check.Training(like.step, like.feed, "graph", 2)
     counter = GlobalStep()
     with_check, without = (
-        finite_check._traced(training, counter, checked=checked) for checked in (True, False)
+        finite_check.traced(training, counter, checked=checked) for checked in (True, False)
     )
     assert "IsFinite" in with_check.operations()
     assert not {"IsFinite", "If", "StatelessIf"} & set(without.operations())

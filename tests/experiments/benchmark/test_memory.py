@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.benchmark import memory
+from experiments.benchmark.measurement import whole
+from experiments.benchmark.measurements import memory
 from experiments.entry.errors import InputError
 from tests.experiments import lines
 
 
 def test_an_epoch_larger_than_the_memory_allowed_streams_in_flat_memory() -> None:
     """Every example once and no growth where the same examples as arrays die of the limit."""
-    result = memory.run(ratio=1.25)
+    result = whole(memory.measure(1.25))
     streamed, arrays, little = result["rows"]
     assert streamed["outcome"] == "trained", streamed
     assert streamed["each_once"] is True
@@ -28,5 +29,5 @@ def test_an_epoch_larger_than_the_memory_allowed_streams_in_flat_memory() -> Non
 def test_a_disk_without_room_is_refused(tmp_path) -> None:
     """In one line, before anything is written."""
     with pytest.raises(InputError) as caught:
-        memory._check_room(str(tmp_path), 2**60)
+        memory.check_room(str(tmp_path), 2**60)
     lines.check(caught.value, "room for")

@@ -1,8 +1,9 @@
 """The race: the same weights and data for all, honest ratios, a real run of two contenders."""
 
-import dataclasses
 import json
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,16 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.benchmark import process, race, referee, workloads
-from experiments.benchmark.peers import floor
-from experiments.benchmark.process import Ready
+from experiments.benchmark import process, referee, workloads
+from experiments.benchmark.contenders import floor, table
+from experiments.benchmark.measurement import Options, whole
+from experiments.benchmark.measurements import steps as race
+from experiments.benchmark.process import Process, Ready
+from experiments.entry import tensorflow_import
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.benchmark", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # As a user has it: the tests' own level lets TensorFlow's banner through.
+    env = {k: v for k, v in os.environ.items() if k != tensorflow_import.LEVEL}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["tiny", "mlp", "cnn", "resnet20", "transformer"])
@@ -59,28 +65,27 @@ def test_the_floors_convolution_forms_agree() -> None:
     from kernels import target
 
     generator = np.random.default_rng(3)
-    for product in floor._convolution((2, 6, 8, 3), 4, stride=2):
+    for product in floor.convolution((2, 6, 8, 3), 4, 2):
         left, right = (
-            generator.standard_normal(shape).astype(np.float32)
-            for shape in floor._operands(product)
+            generator.standard_normal(shape).astype(np.float32) for shape in product.operands
         )
-        plain = floor._compute(product, left, right).numpy()
+        plain = floor.compute(product, left, right).numpy()
         with target.tracing_for("xla"):
-            by_kernel = floor._compute(product, left, right).numpy()
+            by_kernel = floor.compute(product, left, right).numpy()
         np.testing.assert_allclose(by_kernel, plain, rtol=1e-4, atol=1e-4, err_msg=product.kind)
 
 
 def test_losses_that_part_are_seen() -> None:
     """A contender that computes something else is further from the median than the tolerance."""
-    losses = {"a": [2.0, 1.5], "b": [2.0, 1.5005], "c": [2.0, 1.6], "floor": []}
-    difference = race.agreement(losses)
-    assert set(difference) == {"a", "b", "c"}
-    assert difference["b"] <= race.LOSS_TOLERANCE
-    assert difference["c"] > race.LOSS_TOLERANCE
+    losses = {"bare": [2.0, 1.5], "tapestep": [2.0, 1.5005], "keras_best": [2.0, 1.6]}
+    difference = referee.agreement({**losses, "floor": []})
+    assert set(difference) == {"bare", "tapestep", "keras_best"}
+    assert difference["tapestep"] <= table.LOSS_TOLERANCE
+    assert difference["keras_best"] > table.LOSS_TOLERANCE
 
 
 def _ready(**changes: Any) -> Ready:
-    return dataclasses.replace(Ready(1, 1, [], 10.0, 16, "", "", {}), **changes)
+    return Ready(1, 1, [], 10.0, 16, "", "", {})._replace(**changes)
 
 
 def test_steps_a_round_are_whole_calls() -> None:
@@ -95,21 +100,21 @@ def test_steps_a_round_are_whole_calls() -> None:
 def test_only_another_epsilon_widens_the_tolerance() -> None:
     """What another framework's Adam may part by is refused of one with TensorFlow's formula."""
     losses = {"tapestep": [2.0], "jax_step": [2.01], "jax_scan": [2.01], "torch_eager": [2.01]}
-    assert race.agreement(losses)["tapestep"] == 0.0
-    assert race._check("mlp", losses)["agree"]
-    assert not race._check("mlp", {**losses, "bare": [2.01]})["agree"]
-    assert not race._check("mlp", {**losses, "jax_step": [2.02]})["agree"]
+    assert referee.agreement(losses)["tapestep"] == 0.0
+    assert referee.check("mlp", losses)["agree"]
+    assert not referee.check("mlp", {**losses, "bare": [2.01]})["agree"]
+    assert not referee.check("mlp", {**losses, "jax_step": [2.02]})["agree"]
 
 
 def test_bfloat16_has_a_wider_tolerance_and_no_say() -> None:
     """Its losses are off by a rounding, which moves nobody else's difference."""
     losses = {"tapestep": [2.0], "bare": [2.0], race.OURS_BFLOAT16: [2.02]}
-    difference = race.agreement(losses)
+    difference = referee.agreement(losses)
     assert difference["tapestep"] == difference["bare"] == 0.0
-    assert race.LOSS_TOLERANCE < difference[race.OURS_BFLOAT16] < race.BFLOAT16_TOLERANCE
-    assert race._check("cnn", losses)["agree"]
-    assert not race._check("cnn", {**losses, "bare": [2.1]})["agree"]
-    assert not race._check("cnn", {**losses, race.OURS_BFLOAT16: [2.1]})["agree"]
+    assert table.LOSS_TOLERANCE < difference[race.OURS_BFLOAT16] < table.BFLOAT16_TOLERANCE
+    assert referee.check("cnn", losses)["agree"]
+    assert not referee.check("cnn", {**losses, "bare": [2.1]})["agree"]
+    assert not referee.check("cnn", {**losses, race.OURS_BFLOAT16: [2.1]})["agree"]
 
 
 # Answers as a contender does: ready after argv[1] seconds, each round after argv[2].
@@ -127,13 +132,13 @@ for line in sys.stdin:
 
 def _stand_in(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, *, start: float, turn: float, ms: float
-) -> Callable[[], process.Process]:
+) -> Callable[[], Process]:
     """Starts a real process that only pretends to train."""
     script = tmp_path / "contender"
     script.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{CONTENDER}' {start} {turn} {ms}\n")
     script.chmod(0o755)
-    monkeypatch.setattr(process.install_peers, "interpreter", lambda _: script)
-    return lambda: process.Process("it", "tiny", 2, peer="any")
+    monkeypatch.setattr(process.install_contenders, "interpreter", lambda _: script)
+    return lambda: Process("jax_step", "tiny", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_a_hopeless_contender_is_a_row_that_says_so(
 ) -> None:
     """Whether it hangs at the start, in a round, or would take too long: a row, no endless wait."""
     slow = _stand_in(monkeypatch, tmp_path, **times)
-    with referee.Referee("tiny", rounds=5, seconds=0.0, limit=1.0) as judge:
+    with referee.Referee("tiny", Options(seconds=0.0, limit=1.0)) as judge:
         judge.admit("slow", slow)
         heat = judge.race(["slow"])
         assert heat == {}
@@ -166,7 +171,7 @@ def test_a_contender_that_dies_leaves_the_others_their_race(
 ) -> None:
     """One line names it; the others have all their rounds."""
     steady = _stand_in(monkeypatch, tmp_path, start=0.0, turn=0.0, ms=4.0)
-    with referee.Referee("tiny", rounds=5, seconds=0.0, limit=9.0) as judge:
+    with referee.Referee("tiny", Options(seconds=0.0, limit=9.0)) as judge:
         judge.admit(race.OURS, steady)
         judge.admit("dying", steady)
         judge._running["dying"]._process.kill()
@@ -180,10 +185,10 @@ def test_a_contender_that_dies_leaves_the_others_their_race(
 
 
 def test_ratios_are_of_rounds_of_the_same_heat() -> None:
-    """On `embedding` the peers run in several heats, ours in each."""
-    assert race._groups("embedding", list("abcde")) == [["a", "b", "c"], ["d", "e"]]
-    assert race._groups("tiny", list("abcde")) == [list("abcde")]
-    judge = referee.Referee("tiny", rounds=5, seconds=1.0, limit=1.0)
+    """On `embedding` the contenders run in several heats, ours in each."""
+    assert race.groups("embedding", list("abcde")) == [["a", "b", "c"], ["d", "e"]]
+    assert race.groups("tiny", list("abcde")) == [list("abcde")]
+    judge = referee.Referee("tiny", Options())
     judge.ready = {name: _ready() for name in ("tapestep", "a", "d")}
     judge.peaks = dict.fromkeys(judge.ready, 1)
     first = {"tapestep": [1.0] * 5, "a": [2.0] * 5}
@@ -202,9 +207,10 @@ def test_torch_is_compared_with_our_lazy_form() -> None:
 
 def test_a_race_writes_the_promised_file(tmp_path: pathlib.Path) -> None:
     """Two real contenders in processes of their own, and one that is not installed."""
-    path = tmp_path / "race.json"
+    path, table = tmp_path / "race.json", tmp_path / "race.md"
     arguments = ["steps", f"--json={path}", "--workloads=tiny", "--round_seconds=0.05"]
-    done = _run(*arguments, "--peers=tapestep,bare")
+    arguments.append(f"--markdown={table}")
+    done = _run(*arguments, "--contenders=tapestep,bare")
     assert done.returncode == 0, done.stderr
     result = json.loads(path.read_text())
     assert {"machine", "versions", "rows"} <= set(result)
@@ -223,47 +229,57 @@ def test_a_race_writes_the_promised_file(tmp_path: pathlib.Path) -> None:
     check = result["checks"][0]
     assert check["agree"], check
     assert all(len(losses) == 3 for losses in check["losses"].values())
+    page = table.read_text().splitlines()
+    assert page[0] == "# steps"
+    command = f"python -m experiments.benchmark {shlex.join(arguments)}"
+    assert f"- Command: `{command} --contenders=tapestep,bare`" in page
+    assert f"- Date: {result['machine']['date']}" in page
+    assert "- n: 5 rounds" in page
+    machine = f"- Machine: {result['machine']['cpu']}, {result['machine']['cores']} cores"
+    assert [line for line in page if line.startswith(machine)]
+    assert [line for line in page if line.startswith("| `bare` |")]
+    assert "\n".join(page) in done.stdout
 
 
-def test_a_missing_peer_is_one_line(
+def test_a_missing_environment_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     """A contender whose environment is not there is named, and the race goes on without it."""
-    monkeypatch.setattr(process.install_peers, "DIRECTORY", tmp_path)
-    workload = workloads.WORKLOADS["tiny"]
-    outcome = race.run_workload(workload, ["jax_scan"], tmp_path, rounds=5, seconds=1.0, limit=9.0)
-    assert outcome.rows == []
-    assert len(outcome.missing) == 1
-    assert "jax_scan: not installed" in outcome.missing[0]
-    assert "\n" not in outcome.missing[0]
+    monkeypatch.setattr(process.install_contenders, "DIRECTORY", tmp_path)
+    result = whole(race.run(Options(workloads=["tiny"], contenders=["jax_scan"])))
+    assert result["rows"] == []
+    assert len(result["missing"]) == 1
+    assert "jax_scan: not installed" in result["missing"][0]
+    assert "\n" not in result["missing"][0]
 
 
 def test_a_race_can_leave_contenders_out_of_a_workload(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
-    """As --quick does of `mlp`; and what is done so far is saved after each workload."""
-    monkeypatch.setattr(process.install_peers, "DIRECTORY", tmp_path)
-    saved: list[int] = []
-    result = race.run(
-        ["jax_scan", "torch_eager"],
-        ["tiny", "mlp"],
-        rounds=5,
-        seconds=1.0,
-        left_out={"mlp": ("jax_scan",)},
-        save=lambda so_far: saved.append(len(so_far["missing"])),
-    )
-    tried = [line.split(": not installed")[0] for line in result["missing"]]
-    assert tried == ["tiny: jax_scan", "tiny: torch_eager", "mlp: torch_eager"]
-    assert saved == [2, 3]
+    """As --quick does of `mlp`, unless they are named; each workload is a part by itself."""
+    monkeypatch.setattr(process.install_contenders, "DIRECTORY", tmp_path)
+    names, works = ["jax_scan", "torch_compile"], ["tiny", "mlp"]
+    options = Options(quick=True, workloads=works, contenders=names)
+
+    def tried(options: Options) -> list[list[str]]:
+        parts = [part["missing"] for part in race.run(options)]
+        return [[line.split(": not installed")[0] for line in part] for part in parts]
+
+    assert tried(options) == [["tiny: jax_scan", "tiny: torch_compile"], ["mlp: jax_scan"]]
+    named = Options(quick=True, named=True, workloads=["mlp"], contenders=names)
+    assert tried(named) == [["mlp: jax_scan", "mlp: torch_compile"]]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["steps", "--json=/dev/null", "--peers=keras"], "--peers: expected"),
+        (["steps", "--json=/dev/null", "--contenders=keras"], "--contenders: expected"),
         (["races", "--json=/dev/null"], "found races"),
         (["steps"], "--json"),
-        (["steps", "--json=/dev/null", "--rounds=4"], "rounds"),
+        (["steps", "--json=/dev/null", "--rounds=4"], "--rounds: expected at least 5"),
+        (["memory", "--json=/dev/null", "--rounds=5"], "--rounds: expected none"),
+        (["overhead", "--json=/dev/null", "--workloads=mlp"], "--workloads: expected none"),
+        (["steps", "--json=/dev/null/a", "--contenders=floor"], "--json: expected a file"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], words: str) -> None:

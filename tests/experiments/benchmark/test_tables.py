@@ -32,7 +32,7 @@ def _cells(table: str, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_the_best_of_a_peer_is_its_fastest_row() -> None:
+def test_the_best_of_a_framework_is_its_fastest_row() -> None:
     """Keras best is compared at keras_best's time, and a missed goal is bold."""
     table = tables.goals(RACE)
     assert _cells(table, "Ours divided by") == ["mlp", "cnn", "goals, in this order"]

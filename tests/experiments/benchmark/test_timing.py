@@ -8,10 +8,10 @@ import pytest
 from experiments.benchmark import timing
 
 
-def test_a_summary_is_median_minimum_and_maximum() -> None:
+def test_a_spread_is_median_minimum_and_maximum() -> None:
     """An outlier moves the maximum and not the median."""
-    summary = timing.summarize([3.0, 1.0, 2.0, 100.0, 2.5])
-    assert (summary.median, summary.minimum, summary.maximum) == (2.5, 1.0, 100.0)
+    spread = timing.spread("ms", [3.0, 1.0, 2.0, 100.0, 2.5])
+    assert spread == {"ms": 2.5, "ms_min": 1.0, "ms_max": 100.0}
 
 
 def test_the_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -27,7 +27,7 @@ def test_unequal_rounds_and_no_rounds_are_refused() -> None:
     with pytest.raises(ValueError, match="found 1 and 2"):
         timing.median_ratio([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="at least one round"):
-        timing.summarize([])
+        timing.spread("ms", [])
     with pytest.raises(ValueError, match="at least 5 rounds, found 4"):
         timing.interleave({}, 4)
 
@@ -50,9 +50,10 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_a_call_is_timed_over_all_its_calls() -> None:
-    """`per_call` makes the asked number of calls and `calls_for` asks for at least one."""
+    """`per_call` makes as many calls as asked; `filling` times one and makes one more at least."""
     calls: list[int] = []
     milliseconds = timing.per_call(lambda: calls.append(1), 7)()
     assert len(calls) == 7
     assert milliseconds >= 0
-    assert timing.calls_for(lambda: None, 0.0) == 1
+    timing.filling(lambda: calls.append(2), 0.0)()
+    assert calls == [1] * 7 + [2] * 2

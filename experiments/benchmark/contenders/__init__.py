@@ -1,0 +1,1 @@
+"""The contenders of the races, which other frameworks' interpreters run too."""

@@ -1,0 +1,1 @@
+"""The measurements, each a question with its workload; `experiments.benchmark` runs them."""

@@ -1,6 +1,0 @@
-"""Contender tapestep_graph: ours with the setting given, a candidate of `--compile=auto`."""
-
-from experiments.benchmark.peers import tapestep, worker
-
-if __name__ == "__main__":
-    worker.serve(tapestep.fixed("graph"))
