@@ -1,7 +1,7 @@
 """Optimizer rules that look at a whole tensor: norms of layers, orthogonal steps of matrices.
 
-As in `kernels.updates`: pure, scalars are tensors of the parameter's dtype, `gradient` points
-uphill. They need all of a variable, so they have no form for a few rows of it.
+As in `kernels.updates`: pure, scalars are tensors of the parameter's dtype, `gradient` is
+the direction of increase. They need all of a variable, so there is no form for some of its rows.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each rule is a pure function of tensors of one shape and float dtype; scalars are tensors of that
 dtype. XLA turns each into one pass over the parameter, its slots and its gradient. Where TensorFlow
 and Keras differ (the place of epsilon, what the momentum holds) the docstring says which is meant.
-`gradient` points uphill: rules subtract.
+`gradient` is the direction of increase: rules subtract.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def momentum(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Momentum: `v = mu v + g`, `p - lr v`; with nesterov `p - lr (g + mu v)`.
 
-    The velocity holds gradients, as in compat.v1: a new learning rate acts at once. Keras's holds
+    The velocity holds gradients, as in compat.v1: a new rate acts immediately. Keras's holds
     steps (`v = mu v - lr g`), which is the same only while the learning rate is constant.
 
     Returns:
@@ -156,7 +156,7 @@ def nadam(
     return parameter - step / (tf.sqrt(second / correction) + epsilon), first, second
 
 
-# Past this count the factor 1 - 0.96^i / 2 of the momentum schedule is 1 in float64.
+# Above this count the factor 1 - 0.96^i / 2 of the momentum schedule is 1 in float64.
 _SCHEDULED_MOMENTA = 1000
 
 
@@ -199,7 +199,7 @@ def adagrad(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adagrad: `a += g^2`, `p - lr g / sqrt(a + epsilon)`.
 
-    Epsilon stands inside the root as in Keras; compat.v1 has none.
+    Epsilon is inside the root as in Keras; compat.v1 has none.
 
     Returns:
       The new parameter and accumulator.
@@ -222,7 +222,7 @@ def rmsprop(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """RMSProp's step: `s += (1-rho)(g^2-s)`, `lr g / sqrt(s + epsilon)`.
 
-    With `mean`, the centered form: the root of `s - mean^2 + epsilon`. Epsilon stands inside the
+    With `mean`, the centered form: the root of `s - mean^2 + epsilon`. Epsilon is inside the
     root, as in compat.v1 and Keras.
 
     Returns:

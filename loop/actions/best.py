@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class BestCheckpoints:
-    """Saves a checkpoint when it is among the `count` best, and pins these against deletion.
+    """Saves a checkpoint when it is among the `count` best, and protects these from deletion.
 
     Given to `Trainer(keep_best=...)`; it acts after every evaluation at a multiple of `every`.
 

@@ -14,7 +14,7 @@ class EarlyStopping:
     """Stops after `patience` evaluations in a row without a new best, as Keras's EarlyStopping.
 
     An action beside `evaluate_every=n`: `Every(n, EarlyStopping("loss", 3, every=n),
-    at_start=True)`, so that a run that it ended stays ended when resumed.
+    at_start=True)`, so that a run that it ended does not go on when it is resumed.
 
     Args:
       metric: a name in the evaluation's results.

@@ -45,7 +45,7 @@ class Profile:
         self._running = False
 
     def next_boundary(self, step: int) -> int:
-        """The next of the two steps; far away after both."""
+        """The next of the two steps; a number that no run reaches after both."""
         if step < self._first:
             return self._first
         return self._last if step < self._last else _NEVER

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Progress:
     """Shows how a run goes, as an action (`Every(100, progress, at_end=True)`) inside `with`.
 
-    While the bar is there, what is written to stderr stands above it, and so do the lines of the
+    While the bar is shown, what is written to stderr appears above it, and so do the lines of the
     root logger's handlers that write there.
 
     Args:
@@ -48,7 +48,7 @@ class Progress:
             self._task = self._bar.add_task("compiling", total=self._until)
             self._stderr = sys.stderr
             self._bar.start()
-            # Rich replaces sys.stderr; a handler made before keeps the stream that it was made of.
+            # Rich replaces sys.stderr; an earlier handler keeps the stream that it was made with.
             self._handlers = [
                 handler
                 for handler in logging.getLogger().handlers
