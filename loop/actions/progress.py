@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 
 class Progress:
@@ -72,7 +71,7 @@ class Progress:
         for handler in self._handlers:
             handler.setStream(self._stderr)
 
-    def __call__(self, trainer: Trainer) -> None:
+    def __call__(self, trainer: Running) -> None:
         """Shows the last finished step."""
         if trainer.rows is None:
             return

@@ -18,10 +18,6 @@ from tensorflow.python.framework import op_def_registry
 # Operations that take a resource and leave what it holds as it is.
 _READS = frozenset(
     {
-        "CollectiveAssignGroupV2",
-        "CollectiveInitializeCommunicator",
-        "CollectiveReduceV2",
-        "CollectiveReduceV3",
         "LookupTableExportV2",
         "LookupTableFindV2",
         "LookupTableSizeV2",
@@ -195,6 +191,9 @@ class _Reader:
                 places.update(dict.fromkeys(first + place for place in called.written))
             return list(places)
         found.operations[node.op] = None
+        # A collective takes a resource for its order among the others alone.
+        if node.op.startswith("Collective"):
+            return []
         if node.op in _READS or node.op in _PASSES or node.op in ("Placeholder", "_Arg"):
             return []
         resources = _resource_inputs(node)
