@@ -28,7 +28,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 def augmentation(preset: str) -> dict[str, Any]:
-    """The augmentation flags that `--augment=preset` stands for."""
+    """The augmentation flags that `--augment=preset` means."""
     return {**_NO_AUGMENTATION, **_PRESETS[preset]}
 
 

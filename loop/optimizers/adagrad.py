@@ -22,7 +22,7 @@ def adagrad_rule(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adagrad: `a += g^2`, `p - lr g / sqrt(a + epsilon)`.
 
-    Epsilon stands inside the root as in Keras; compat.v1 has none.
+    Epsilon is inside the root as in Keras; compat.v1 has none.
 
     Returns:
       The new parameter and accumulator.
