@@ -51,11 +51,11 @@ def _erf_form(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
 
 
 def _tanh_form(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
-    # Past 10 in size the share is 0 or 1: bounded, the square of a huge x is no infinity.
+    # Above 10 in size the share is 0 or 1; with a bound the square of a huge x is not infinite.
     square = tf.minimum(x * x, 100.0)
     inner = x * (2.0 * _LINEAR + 2.0 * _CUBIC * square)
-    # One function, (1 + tanh(z / 2)) / 2 = sigmoid(z): XLA is faster at the one, the graph, which
-    # pays for each operation, at the other.
+    # The two are equal, (1 + tanh(z / 2)) / 2 = sigmoid(z). XLA is faster with tanh. In graph
+    # mode, where each operation has a cost, sigmoid is faster.
     in_xla = target.current().compiler == "xla"
     share = 0.5 + 0.5 * tf.tanh(0.5 * inner) if in_xla else tf.sigmoid(inner)
 

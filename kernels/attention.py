@@ -14,7 +14,7 @@ Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
 # The dtypes whose softmax needs no wider one.
 _FULL = (tf.float32, tf.float64)
 
-# Finite, so that no row of it makes NaN; past any score of a float32 product that is one itself.
+# Finite, so that no row of it makes NaN; beyond any finite score of a float32 product.
 _MASKED = -1e30
 
 

@@ -53,8 +53,8 @@ class Layout:
         """[C] of `dtype`: near each channel's values, from the first two or the first real example.
 
         Their mean, or the example's value where there is a mask; 0 if x is empty. A sum of two is a
-        tensor of its own; a slice XLA would take anew in everything that comes of it, and so keep
-        all of x until the moving averages are written, after the update.
+        tensor of its own. XLA would compute a slice again wherever it is used, and so keep all of x
+        until the moving averages are written, after the update.
         """
         if mask is None:
             some = x[:2]

@@ -39,8 +39,8 @@ def conv2d(
     x, kernel = tf.convert_to_tensor(x), tf.convert_to_tensor(kernel)
     window = _window_of(x, kernel, strides, padding, dilations, data_format, "conv2d")
     here = target.current()
-    # On CPUs TensorFlow's operation has no gradient for dilations, and of nothing makes the wrong
-    # shape (oneDNN's form gives x's).
+    # On CPUs TensorFlow's operation has no gradient for dilations, and for an empty x it gives the
+    # wrong shape (oneDNN's form gives x's).
     served = here.device == "gpu" or (window.dilations == (1, 1) and x.shape[0] != 0)
     if served and not here.is_xla_cpu:
         return channels.apply_nhwc(

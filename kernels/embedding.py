@@ -1,4 +1,4 @@
-"""Rows of a table by integer id, where an id that has no row is not passed over in silence."""
+"""Rows of a table by integer id, where an id that has no row is reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels import target
 
 def in_range(ids: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
     """Whether each integer id is in [0, size), bool, of ids' shape."""
-    # As int64: int32 would wrap a wide id, uint8 the size.
+    # As int64: int32 would overflow on a wide id, uint8 on the size.
     wide = tf.cast(ids, tf.int64)
     return (wide >= 0) & (wide < tf.cast(size, tf.int64))
 
@@ -23,7 +23,7 @@ def embedding_lookup(table: Any, ids: tf.Tensor) -> tf.Tensor:
     TensorFlow's own depends on who executes it: on a CPU an id out of range raises, a GPU gives
     zeros, XLA gives the nearest row and drops its gradient. Here such an id gives a row of NaN
     under every compiler. In the gradient it is NaN too, in row 0, so that a step's finite check
-    stops even where the model lost the NaN on the way (a maximum may).
+    stops even where the model dropped the NaN (a maximum may do that).
 
     Args:
       table: a tensor or tf.Variable, floating [rows, ...].
@@ -47,7 +47,7 @@ def embedding_lookup(table: Any, ids: tf.Tensor) -> tf.Tensor:
     values = tf.nn.embedding_lookup(table, tf.where(found, ids, tf.zeros_like(ids)))
 
     def marked() -> tf.Tensor:
-        # A product, not a select: its gradient is NaN where the one that arrives is 0.
+        # A product, not a select: its gradient is NaN even where the incoming gradient is 0.
         weight = tf.where(found, tf.ones([], values.dtype), tf.constant(math.nan, values.dtype))
         for _ in range(values.shape.rank - ids.shape.rank):
             weight = weight[..., tf.newaxis]

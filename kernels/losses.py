@@ -128,7 +128,7 @@ def sigmoid_focal(
     """Focal loss on `sigmoid(logits)`, its mean over an example's elements.
 
     `-alpha * (1 - p)**gamma * log(p)` for label 1, `-(1 - alpha) * p**gamma * log(1 - p)` for label
-    0 (Lin et al., 2017, arXiv:1708.02002); a label between takes its share of both. (Keras's
+    0 (Lin et al., 2017, arXiv:1708.02002); a label between has its share of both. (Keras's
     `BinaryFocalCrossentropy` agrees on labels 0 and 1 with `apply_class_balancing=True`.)
 
     Args:
@@ -177,7 +177,7 @@ def huber(targets: tf.Tensor, predictions: tf.Tensor, *, delta: float = 1.0) -> 
     Args:
       targets: [B, ...], any real dtype.
       predictions: floating [B, ...].
-      delta: where the parabola goes over into a line; positive.
+      delta: where the parabola becomes a line; positive.
 
     Returns:
       The loss [B]: float64 for float64 predictions, else float32.
@@ -204,7 +204,7 @@ def _minus_log_sigmoids(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parts = tf.maximum(-logits, 0.0) + tail, tf.maximum(logits, 0.0) + tail
 
         def gradient(in_p: tf.Tensor, in_q: tf.Tensor) -> tf.Tensor:
-            # Of its own since |x| and max have none at 0, where these are smooth.
+            # Written here, since |x| and max have no gradient at 0, where these are smooth.
             return in_q * tf.sigmoid(logits) - in_p * tf.sigmoid(-logits)
 
         return parts, gradient

@@ -75,7 +75,7 @@ def avg_pool2d(
 
 
 def _max_by_taps(x: tf.Tensor, window: windows.Window) -> tf.Tensor:
-    """Maximum of strided slices; the gradient goes where the number of the winning tap says."""
+    """Maximum of strided slices; the gradient goes to the tap that had the maximum."""
     size = windows.image_size(x, "max_pool2d")
     places = window.output_size(size)
     margins = [(0, 0), *window.margins(size), (0, 0)]

@@ -5,8 +5,8 @@ are a function of the run's seed, a named stream, the global step and the exampl
 global batch. A replica that computes its own slice of the positions gets the slice of the whole,
 and a resumed run needs no generator state.
 
-Bits come from integer arithmetic alone, so eager, graph and XLA, CPU and GPU give the same ones.
-Floats come from them by no rounding in which compilers differ: XLA fuses a product and a sum into
+Bits come only from integer arithmetic, so eager, graph and XLA, CPU and GPU give the same ones.
+Floats are made without a rounding in which compilers differ: XLA fuses a product and a sum into
 one multiply-add, so a product that a sum follows is exact here; no logarithm, no cosine.
 
 How the bits are made:
@@ -163,7 +163,7 @@ def normal(
     words = bits(seed, stream, step, positions, shape)
     value = inverse_cdf.deviation(words, *inverse_cdf.table(_upper_quantile))
     if dtype in (tf.float16, tf.bfloat16):
-        value = tf.cast(value, tf.float32)  # executors convert float64 to the halves differently
+        value = tf.cast(value, tf.float32)  # executors round float64 to the halves differently
     return tf.cast(value, dtype)
 
 

@@ -2,9 +2,9 @@
 
 A row looked up twice in a batch appears twice in its gradient, and its gradient is the sum. Norms
 and nonlinear rules need that sum. `tf.unique` finds the rows in graph mode; XLA has no dynamic
-shapes, so there the rows are sorted and summed by segment, and the number of rows stays what it
-was. An out-of-range index as padding is ruled out: executors drop, clamp or refuse it each in their
-own way.
+shapes, so there the rows are sorted and summed by segment, and the number of rows stays the
+same. An out-of-range index cannot serve as padding: some executors drop it, some clamp it and some
+refuse it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernels import target
 def sum_duplicates(slices: tf.IndexedSlices) -> tf.IndexedSlices:
     """Sums the rows of one index into one row.
 
-    The result means the same as `slices` to whatever sums duplicates. Under XLA it has as many
+    The result means the same as `slices` to code that sums duplicates. Under XLA it has as many
     rows as `slices`: an index's first row holds its sum, its other rows are zero. In graph and
     eager mode each index appears once.
 

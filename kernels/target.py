@@ -1,8 +1,8 @@
 """Which compiler and device a kernel is being traced for.
 
 The fast form of an operation differs between TensorFlow's graph executor (oneDNN, cuDNN) and XLA,
-and nothing in a traced graph tells which of them will run it. So the loop says it, in one place
-(`loop.compile`), and kernels ask here. Undeclared, the answer is the plain one: eager or graph.
+and nothing in a traced graph tells which of them will run it. So the loop declares it, in one
+place (`loop.compiled`), and kernels ask here. Without a declaration it is eager or graph.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def default_device() -> Device:
 def has_onednn() -> bool:
     """Whether TensorFlow runs its CPU operations by oneDNN.
 
-    By default it does on processors with AVX512_VNNI or AVX512_BF16 alone (`IsMKLEnabled` in
+    By default it does so only on processors with AVX512_VNNI or AVX512_BF16 (`IsMKLEnabled` in
     tensorflow/core/util/util.cc); TF_ENABLE_ONEDNN_OPTS decides otherwise.
     """
     return bool(_pywrap_util_port.IsMklEnabled())

@@ -36,7 +36,7 @@ class Window:
         return [self._along(0, size[0])[1], self._along(1, size[1])[1]]
 
     def taps(self, padded: tf.Tensor, output_size: tuple[int, int]) -> list[tf.Tensor]:
-        """For each place in the window, row by row, what it sees: [B, out_h, out_w, C]."""
+        """For each place in the window, row by row, the pixels it reads: [B, out_h, out_w, C]."""
         return [
             padded[
                 :,
@@ -57,7 +57,7 @@ class Window:
     def spread(self, parts: list[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
         """The transpose of padding and `taps`: adds each tap's share to where it came from.
 
-        Pixels a stride apart hear from the same taps, so each such phase is a sum of shifted parts,
+        Pixels a stride apart belong to the same taps, so each such phase is a sum of shifted parts,
         and the image is the phases interleaved. (Zeros put between a part's pixels would make XLA
         test each pixel against each part.)
         """

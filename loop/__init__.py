@@ -46,7 +46,10 @@ from loop.step import GradientStep
 from loop.trainer import Trainer
 from loop.writers.tensorboard import TensorBoard
 
-keras_adapter = keras  # The name of `loop.keras` in version 0.1.
+# The names that these had in version 0.1.
+keras_adapter = keras
+autotune = compiled.autotune
+cluster = distribute.cluster
 
 __all__ = [
     "BestCheckpoints",

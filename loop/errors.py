@@ -6,10 +6,10 @@ from __future__ import annotations
 class NonFiniteError(RuntimeError):
     """A step's loss or gradients were not finite, and the run was told to stop.
 
-    Weights, slots, statistics and counter are as after the step before.
+    Weights, slots, statistics and counter have the values from before this step.
 
     Attributes:
-      step: the number of finished steps before the offending one.
+      step: the number of finished steps before this one.
     """
 
     def __init__(self, message: str, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The one clock of a run."""
+"""The one counter of a run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class GlobalStep:
     """Counts the finished steps of a run, one a batch, whatever a step does inside.
 
     Learning rate, data order, random numbers, logs, checkpoints and triggers all read it; only the
-    compiled loop advances it. int64, so that it is exact far past 2**24, where TF1's float32
-    counter stops telling one step from the next.
+    compiled loop advances it. int64, so that it is exact far above 2**24, where TF1's float32
+    counter cannot represent each step.
 
     Attributes:
       variable: int64 scalar variable, named "global_step".
@@ -29,7 +29,7 @@ class GlobalStep:
         return self.variable.read_value()
 
     def advance(self, by: tf.Tensor | int) -> None:
-        """Adds `by` (int64 scalar); for the compiled loop alone."""
+        """Adds `by` (int64 scalar); only for the compiled loop."""
         self.variable.assign_add(by)
 
     def __int__(self) -> int:

@@ -27,7 +27,7 @@ def reduce_sum(values: Sequence[Gradient]) -> list[Gradient]:
     kinds: dict[Any, list[int]] = {}
     for place, value in enumerate(values):
         if value is not None:
-            # A collective packs tensors of one dtype; slices go by gathering.
+            # A collective packs tensors of one dtype; slices are gathered.
             kinds.setdefault((type(value), value.dtype), []).append(place)
     for places in kinds.values():
         sums = context.sum_over_replicas([values[place] for place in places])
@@ -39,10 +39,10 @@ def reduce_sum(values: Sequence[Gradient]) -> list[Gradient]:
 def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
     """Sums a step function's gradients over the replicas.
 
-    A replica sees its slice of the global batch alone. With a loss that is the sum over its
+    A replica sees only its slice of the global batch. With a loss that is the sum over its
     examples divided by `step_context.current(...).batch_size`, the result is the gradient of the
-    mean over the global batch on any number of replicas. To be called after the tape and before the
-    clip: clipping first is what makes two replicas train another model than one.
+    mean over the global batch on any number of replicas. Call it after the tape and before the
+    clip: if the clip came first, two replicas would train another model than one.
 
     Args:
       gradients: as from `tf.GradientTape.gradient`.
@@ -56,8 +56,8 @@ def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
 def rows_exist(gradients: Sequence[Gradient], variables: Sequence[Any]) -> tf.Tensor:
     """Whether all rows of sparse gradients are rows of their variables: a bool scalar.
 
-    XLA and GPUs gather past the end of a table without a word, and leave the id in the gradient. On
-    a CPU outside XLA the gather itself has refused it: nothing is computed there.
+    XLA and GPUs gather beyond the end of a table without an error, and the id is in the gradient.
+    On a CPU outside XLA the gather itself has refused it: nothing is computed there.
 
     Args:
       gradients: tensors, IndexedSlices and None.
@@ -75,7 +75,7 @@ def rows_exist(gradients: Sequence[Gradient], variables: Sequence[Any]) -> tf.Te
 
 
 def all_finite(values: Sequence[Gradient]) -> tf.Tensor:
-    """Whether every element of every value is finite: a bool scalar, after the reduction global."""
+    """Whether every element of every value is finite: a bool scalar; global after the reduction."""
     checks = [
         tf.reduce_all(
             tf.math.is_finite(value.values if isinstance(value, tf.IndexedSlices) else value)

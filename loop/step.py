@@ -42,7 +42,7 @@ class GradientStep:
     The order of an update: gradients, sum over the replicas (the mean over the *global* batch), one
     global finite check, clip, optimizer; then the statistics that layers recorded. Where loss or
     gradient norm is not finite, or a sparse gradient has a row that its variable lacks (an id out
-    of range, which XLA gathers without a word), nothing changes on any replica. What the optimizer
+    of range, for which XLA raises nothing), nothing changes on any replica. What the optimizer
     freezes has no part in it: its gradient is not computed, so not reduced, checked, clipped or in
     the norm.
 
@@ -190,8 +190,8 @@ class GradientStep:
             clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
         else:
             clipped = self.clip(sums.gradients, self._trained)
-        # An id without a row is a fault of the batch, as a loss that is not finite: no loss scale
-        # would mend it.
+        # An id without a row is a fault of the batch, as is a loss that is not finite: no loss
+        # scale would correct it.
         sound = tf.math.is_finite(sums.loss) & rows_exist(sums.gradients, self._trained)
         finite = sound & tf.math.is_finite(clipped.norm)
         given = iter(clipped.gradients)

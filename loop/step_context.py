@@ -1,7 +1,7 @@
 """What a step may know of its place in the run: seed, global step, positions, mask, replicas.
 
 Layers that draw random bits (Dropout) or keep statistics (BatchNorm) need these without every
-model passing them down by hand. The compiled loop sets the context around each step while tracing;
+model passing them as arguments. The compiled loop sets the context around each step while tracing;
 outside a step there is none, and asking for it raises.
 """
 
@@ -24,7 +24,7 @@ class MovingAverage:
       variable: the moving average, any shape.
       value: this batch's value, same shape.
       momentum: the share of the old value kept, in [0, 1].
-      weight: how many examples the value stands for, a scalar; slices are averaged by it, and a
+      weight: how many examples the value comes from, a scalar; slices are averaged by it, and a
         total of zero leaves the variable as it is.
     """
 
@@ -52,9 +52,9 @@ class StepContext:
       all_reduce_sum: sums tensors over the replicas in one packed collective; None with one.
       collectives: how many of these were traced so far, the backward pass's included.
       region: compiles a function of tensors by itself where the whole step cannot be (XLA under
-        replicas, whose collectives stay outside) or had better not (see `loop.compiled.regions`);
+        replicas, whose collectives stay outside) or should not be (see `loop.compiled.regions`);
         elsewhere the function as it is.
-      moving_averages: what BatchNorm and friends recorded; committed after the finite check.
+      moving_averages: what BatchNorm and similar layers recorded; committed after the finite check.
     """
 
     seed: tf.Tensor

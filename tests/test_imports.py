@@ -45,6 +45,82 @@ def test_imports_run_one_way(package):
     assert not wrong
 
 
+def _files():
+    """Dotted name -> path of every file of ours."""
+    return {
+        ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in _ORDER
+        for path in _sources(package)
+    }
+
+
+def _arrows(path, files):
+    """The files that one file imports; a package only where a name of its own is taken."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in files else node.module)
+    return found & set(files)
+
+
+def test_files_import_each_other_in_no_circle():
+    """No file reaches itself by its imports, those for type checkers included."""
+    files = _files()
+    arrows = {name: _arrows(path, files) - {name} for name, path in files.items()}
+    order, circles = [], []
+
+    def visit(name, way):
+        if name in way:
+            circle = set(way[way.index(name) :])
+            if circle not in circles:
+                circles.append(circle)
+            return
+        if name in order:
+            return
+        for target in sorted(arrows[name]):
+            visit(target, [*way, name])
+        order.append(name)
+
+    for name in sorted(files):
+        visit(name, [])
+    assert circles == []
+
+
+# What users import from is as wide as what it offers; of the others each file is one of a list.
+_WIDE_ROOMS = {
+    "loop",
+    "kernels",
+    "loop/checkpoint",
+    "loop/feeds",
+    "loop/optimizers",
+    "experiments/training",
+    "experiments/flags",
+    "experiments/benchmark",
+    "experiments/benchmark/contenders",
+    "experiments/benchmark/measurements",
+}
+
+
+def test_no_room_is_a_corridor():
+    """A package has at most ten entries at one level, but the ones named above."""
+    wide = {}
+    for package in _ORDER:
+        for folder in {path.parent for path in _sources(package)}:
+            entries = {
+                child.name
+                for child in folder.iterdir()
+                if (child.suffix == ".py" or (child / "__init__.py").exists())
+                and child.name != "__init__.py"
+            }
+            if len(entries) > 10:
+                wide[folder.relative_to(_ROOT).as_posix()] = len(entries)
+    assert set(wide) <= _WIDE_ROOMS, wide
+
+
 def test_flags_are_read_in_experiments_alone():
     """Neither kernels nor loop imports absl."""
     wrong = [

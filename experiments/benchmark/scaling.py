@@ -1,4 +1,4 @@
-"""The parameters of SCALING.md's cost model, measured here, and the model checked with them.
+"""The parameters of docs/scaling.md's cost model, measured here, and the model checked with them.
 
     python -m experiments.benchmark.scaling [--rounds=3] [--json=FILE] [--markdown=FILE]
 
@@ -169,7 +169,7 @@ def predicted(one: Values, several: Values, name: str, count: int, cores: int) -
 
 
 def rows(rounds: list[dict[str, Values]], cores: int) -> Iterator[Row]:
-    """A row for each parameter and for each comparison; times are in milliseconds."""
+    """A row for each parameter and for each comparison."""
 
     def row(quantity: str, values: list[float]) -> Row:
         return {"quantity": quantity, **timing.spread("value", values)}
@@ -178,20 +178,20 @@ def rows(rounds: list[dict[str, Values]], cores: int) -> Iterator[Row]:
     several = {kind: count or 2 for kind, count in _KINDS.items() if count != 1}
     for name in _MODELS:
         fits = [fit_step(one, name) for one in ones]
-        yield row(f"{name}: fixed", [fixed for fixed, _ in fits])
-        yield row(f"{name}: an example", [slope for _, slope in fits])
+        yield row(f"{name}: fixed, ms", [fixed for fixed, _ in fits])
+        yield row(f"{name}: an example, ms", [slope for _, slope in fits])
         yield row(f"{name}: busy cores", [one[f"{name} busy"] for one in ones])
         yield row(f"{name}: gradients, bytes", [one[f"{name} bytes"] for one in ones])
     for kind in several:
         fits = [fit_reduce(found[kind]) for found in rounds]
-        yield row(f"{kind}: all-reduce latency", [latency for latency, _ in fits])
-        yield row(f"{kind}: all-reduce a MiB", [slope for _, slope in fits])
+        yield row(f"{kind}: all-reduce latency, ms", [latency for latency, _ in fits])
+        yield row(f"{kind}: all-reduce a MiB, ms", [slope for _, slope in fits])
     for name in _MODELS:
         step = f"{name} {_BATCHES[0]}"
-        yield row(f"{step}, 1 replica", [one[step] for one in ones])
+        yield row(f"{step}, 1 replica, ms", [one[step] for one in ones])
         for kind, count in several.items():
             measured = [found[kind][step] for found in rounds]
-            yield row(f"{step}, {kind}", measured)
+            yield row(f"{step}, {kind}, ms", measured)
             model = [predicted(r["1 replica"], r[kind], name, count, cores) for r in rounds]
             ratios = [a / b for a, b in zip(model, measured, strict=True)]
             yield row(f"{step}, {kind}: predicted / measured", ratios)

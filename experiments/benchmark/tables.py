@@ -250,7 +250,7 @@ def origin(result: Mapping[str, Any]) -> str:
         f"Machine: {machine['cpu']}, {machine['cores']} cores"
         + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
         f"Date: {machine['date']}",
-        f"n: {result['rounds']} rounds" if "rounds" in result else "",
+        f"n: {result['rounds']} round{'s' * (result['rounds'] != 1)}" if "rounds" in result else "",
         "Versions: " + ", ".join(f"{name} {each}" for name, each in result["versions"].items()),
         *(f"Missing: {line}" for line in result.get("missing", ())),
     ]

@@ -28,10 +28,10 @@ def affine_transform(
 ) -> tf.Tensor:
     """Resamples each image through its affine map.
 
-    Beyond the border an image goes on as `fill` says: "nearest" its edge (aaaa|abcd|dddd),
+    Beyond the border an image continues as `fill` says: "nearest" its edge (aaaa|abcd|dddd),
     "reflect" mirrored at the pixels' outer edges (dcba|abcd|dcba), "wrap" repeated
-    (abcd|abcd|abcd), "constant" as fill_value. All are the bilinear (or nearest) reading of the
-    image so extended: scipy.ndimage's modes "nearest", "reflect", "grid-wrap" and "grid-constant".
+    (abcd|abcd|abcd), "constant" as fill_value. All read the extended image, bilinearly or
+    nearest: scipy.ndimage's modes "nearest", "reflect", "grid-wrap" and "grid-constant".
 
     The forms agree within 1e-5 of the images' range times the image's side / 32: coordinates are
     float32 (float64 for float64 images), rounded differently. The gradients to images and matrices
@@ -125,7 +125,7 @@ def _by_operation(
         )
 
         def gradient(upstream: tf.Tensor) -> Any:
-            # TensorFlow's own gradient resamples through the inverse map, which is another thing.
+            # TensorFlow's own gradient resamples through the inverse map, which is not it.
             with tf.GradientTape() as tape:
                 tape.watch([images, matrices])
                 again = _by_gathers(images, matrices, fill, fill_value, interpolation)
@@ -198,7 +198,7 @@ class _Neighbours(NamedTuple):
 def _neighbours(
     place: tf.Tensor, size: int, fill: Fill, interpolation: Interpolation
 ) -> _Neighbours:
-    """The pixels around a place on an axis of `size` pixels that goes on as `fill` says."""
+    """The pixels around a place on an axis of `size` pixels that continues as `fill` says."""
     last = size - 1
     if fill == "reflect":
         place = place - tf.floor(place / (2 * size)) * (2 * size)

@@ -1,9 +1,9 @@
 """Random augmentation of a batch of images, each example by its own numbers.
 
 Rotation, shift, shear, zoom, flips and crops compose into one affine map an example and one
-resample of the batch; colours and cutout follow. What an example gets depends on the seed, the
-global step and its position in the global batch alone (`kernels.random`), and each parameter has a
-place of its own among the draws, so switching one on leaves the others' as they were.
+resample of the batch; colours and cutout follow. What an example gets depends only on the seed,
+the global step and its position in the global batch (`kernels.random`). Each parameter has a place
+of its own among the draws, so switching one on does not change the draws of the others.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Augmentation:
       width_shift: share of the width; uniform in [-width_shift, width_shift].
       height_shift: share of the height, likewise.
       shear: degrees, likewise.
-      zoom: z for factors in [1 - z, 1 + z], or (lowest, highest); x and y are drawn apart, and
+      zoom: z for factors in [1 - z, 1 + z], or (lowest, highest); x and y are drawn separately;
         a factor above 1 shows more of the image, smaller.
       horizontal_flip: flip left and right, with probability one half.
       vertical_flip: flip top and bottom, likewise.
@@ -203,9 +203,9 @@ class Augmentation:
 
     def _moved(self, images: tf.Tensor, draws: _Draws) -> tf.Tensor:
         """The images through their affine maps."""
-        # In float64 and then rounded: TensorFlow's sine of float32 has other last bits for what is
-        # left over of whole SIMD packets, and XLA contracts a product and a sum or does not as it
-        # vectorizes. The end of a replica's slice would show in its images.
+        # In float64 and then rounded. TensorFlow's sine of float32 has other last bits for elements
+        # after the last whole SIMD packet, and XLA contracts a product and a sum only where it
+        # vectorizes. The images at the end of a replica's slice would differ.
         draws = {name: tf.cast(draw, tf.float64) for name, draw in draws.items()}
         exact = self._matrices(images.shape[1], images.shape[2], draws)
         matrices = tf.cast(exact, tf.float32)

@@ -50,7 +50,7 @@ def mixup(
     if not images.dtype.is_floating:
         raise TypeError(f"mixup: expected float images, got {images.dtype.name}")
     share = beta(seed, "mixup/share", step, positions, alpha=alpha)
-    # Weighted in float32 for the halves, whose 8 or 11 bits would lose the weight's.
+    # The half types are weighted in float32: their 8 or 11 bits would lose those of the weight.
     compute = tf.float64 if images.dtype == tf.float64 else tf.float32
     weight = tf.reshape(tf.cast(share, compute), [-1] + [1] * (images.shape.rank - 1))
     own, other = tf.cast(images, compute), tf.cast(partners, compute)
@@ -169,7 +169,7 @@ def _lower_quantile(tail: inverse_cdf.Array, alpha: float) -> inverse_cdf.Array:
     constant = math.log(alpha) + 2 * math.lgamma(alpha) - math.lgamma(2 * alpha)
     target = np.log(np.minimum(tail, 0.5))
     # The logarithm of I is concave in that of x, so that from the second step on Newton's method
-    # climbs to the root without passing it.
+    # approaches the root from one side.
     log_x = np.minimum((target + constant) / alpha, math.log(0.5))
     for _ in range(60):
         x = np.exp(log_x)

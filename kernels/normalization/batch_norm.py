@@ -27,8 +27,8 @@ class Moments(NamedTuple):
     Attributes:
       mean: [C], float32 (float64 for float64 inputs); 0 where `count` is 0.
       variance: [C], same dtype; biased or Bessel-corrected as asked for; 0 where `count` is 0.
-      count: scalar, same dtype: the values behind each channel's statistics. At 0 nothing was
-        seen, and moving statistics are to be left as they are.
+      count: scalar, same dtype: the values behind each channel's statistics. At 0 there was
+        no example, and moving statistics must not change.
     """
 
     mean: tf.Tensor
@@ -185,7 +185,7 @@ def _per_channel(
 def _fused_op_serves(x: tf.Tensor, epsilon: float) -> bool:
     """Whether `FusedBatchNormV3` is the fast form here and takes these arguments."""
     here = target.current()
-    # On [B, C] a CPU runs it slower than plain operations; on nothing it gives NaN.
+    # On [B, C] it is slower on a CPU than plain operations; on an empty x it gives NaN.
     if here.compiler == "xla" or x.dtype == tf.float64 or x.shape[0] == 0:
         return False
     return x.shape.rank > 2 if here.device == "cpu" else epsilon >= _FUSED_EPSILON_MIN
@@ -307,7 +307,7 @@ def _masked(value: tf.Tensor, real: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _relu_gradient(dy: tf.Tensor, y: tf.Tensor, before: Callable[[], tf.Tensor]) -> tf.Tensor:
-    """`dy` where the ReLU let through: XLA remakes its input sooner than it reads its output."""
+    """`dy` where y > 0. XLA computes the ReLU's input faster than it reads the output."""
     if target.current().compiler == "xla":
         return tf.where(before() > 0, dy, tf.zeros([], dy.dtype))
     return tf.raw_ops.ReluGrad(gradients=dy, features=y)
@@ -348,8 +348,8 @@ def _reduced_moments(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Mean, biased variance and count over all replicas by one all-reduce.
 
-    Each example is summed by itself in `dtype`, around its own mean; the examples in float64, where
-    their order is lost in the rounding to `dtype`. So the moments are those of the global batch to
+    Each example is summed by itself in `dtype`, around its own mean; the examples in float64, so
+    that the rounding to `dtype` hides their order. So the moments are those of the global batch to
     the bit, however it is divided.
     """
     size, within = layout.size, layout.others[1:]

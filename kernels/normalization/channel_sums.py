@@ -48,15 +48,15 @@ def _sums_by_slabs(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Adds slabs of the batch elementwise, then sums what is left.
 
-    XLA:CPU does not fuse the making of a summand into a sum down the columns: it would write each
-    summand to memory and read it again. The elementwise addition of slabs it does fuse.
+    XLA:CPU does not fuse the computation of a summand into a sum over the rows: it would write each
+    summand to memory and read it again. It does fuse the elementwise addition of slabs.
     """
     pairs = [terms(*(t[k * size : (k + 1) * size] for t in inputs)) for k in range(slabs)]
     first, second = _added([p[0] for p in pairs]), _added([p[1] for p in pairs])
     if layout.axis != layout.rank - 1 or layout.size < _WIDE:
         return tf.reduce_sum(first, layout.others), tf.reduce_sum(second, layout.others)
-    # Of long rows few are left; XLA:CPU would fuse so small a sum after all, into a loop that
-    # strides through memory. It keeps a sum of a concatenation apart.
+    # Few rows are left if they are long. XLA:CPU fuses so small a sum, into a loop that reads
+    # memory in large steps. It does not fuse the sum of a concatenation.
     both = tf.reduce_sum(tf.concat([first, second], -1), layout.others)
     return both[: layout.size], both[layout.size :]
 

@@ -44,7 +44,7 @@ def layer_norm(
     def normalize(
         rows: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
     ) -> tuple[tf.Tensor, Gradient]:
-        # About a value of its own the sum of a row is as right as the row's spread lets it be.
+        # About a value of the row: a large mean then costs the sum no digits.
         shifted = rows - tf.stop_gradient(rows[:, :1])
         centered = shifted - _row_mean(shifted)
         inverse_deviation = tf.math.rsqrt(_row_mean(tf.square(centered)) + epsilon)
@@ -136,7 +136,7 @@ def _row_mean(rows: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
 
 def _column_sum(rows: tf.Tensor) -> tf.Tensor:
     """The sum over the rows, [K]."""
-    # XLA fuses this sum with the product that feeds it; oneDNN's matrix product beats TF's own sum.
+    # XLA fuses this sum with the product before it. In graph mode a product by oneDNN is faster.
     now = target.current()
     if now.device == "cpu" and now.compiler != "xla":
         return tf.squeeze(tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows), 0)

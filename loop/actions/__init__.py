@@ -1,1 +1,1 @@
-"""What the outer loop does at boundaries, and what it shows of itself."""
+"""What the outer loop does at boundaries, and what it shows of its progress."""

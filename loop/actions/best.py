@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from loop.actions.monitor import Evaluations, Monitor
-
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 
 class BestCheckpoints:
-    """Saves a checkpoint when it is among the `count` best, and pins these against deletion.
+    """Saves a checkpoint when it is among the `count` best, and protects these from deletion.
 
     Given to `Trainer(keep_best=...)`; it acts after every evaluation at a multiple of `every`.
 
@@ -44,7 +42,7 @@ class BestCheckpoints:
         )
         return [step for _, step in ranked[: self.count]]
 
-    def __call__(self, trainer: Trainer) -> None:
+    def __call__(self, trainer: Running) -> None:
         """Saves the current step if it is one of the best."""
         if int(trainer.global_step) in self.steps(trainer.evaluations):
             trainer.save()

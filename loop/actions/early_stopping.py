@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from loop.actions.monitor import Evaluations, Monitor
-
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 
 class EarlyStopping:
     """Stops after `patience` evaluations in a row without a new best, as Keras's EarlyStopping.
 
     An action beside `evaluate_every=n`: `Every(n, EarlyStopping("loss", 3, every=n),
-    at_start=True)`, so that a run that it ended stays ended when resumed.
+    at_start=True)`, so that a run that it ended does not go on when it is resumed.
 
     Args:
       metric: a name in the evaluation's results.
@@ -56,7 +54,7 @@ class EarlyStopping:
             "evaluations"
         )
 
-    def __call__(self, trainer: Trainer) -> None:
+    def __call__(self, trainer: Running) -> None:
         """Stops the trainer if it is time; the chief decides for all workers."""
         reason = self.reason(trainer.evaluations) if trainer.replicas.is_chief else None
         if trainer.replicas.gather([int(reason is not None)])[0, 0]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
-Action = Callable[["Trainer"], None]
+Action = Callable[[Any], None]
+"""Called with the trainer, of which `Running` says what the loop's own actions use."""
 
 
 class Boundaries(Protocol):
@@ -84,9 +84,9 @@ def in_order(
     return every
 
 
-def _evaluate(trainer: Trainer) -> None:
+def _evaluate(trainer: Running) -> None:
     trainer.evaluate()
 
 
-def _save(trainer: Trainer) -> None:
+def _save(trainer: Running) -> None:
     trainer.save()

@@ -1,4 +1,4 @@
-"""Where a run's time goes, each kind apart."""
+"""Where a run's time goes, by kind of work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Meter:
     """Adds up seconds by phase, and counts steps and examples.
 
     A phase is host time until the result is on the host, so it is synchronised by construction.
-    "input" is the time training *waited* for data: what is fetched meanwhile costs nothing.
+    "input" is the time training *waited* for data; data fetched during a call costs nothing.
 
     Args:
       clock: seconds, monotonic; a test gives its own.

@@ -17,7 +17,7 @@ class Monitor:
     """Which numbers count, and which of two is better.
 
     A decision is a function of the evaluations so far and holds no state of its own: a resumed run,
-    which reads them back from its directory, decides as one that was never cut.
+    which reads them back from its directory, decides as one that was not interrupted.
 
     Attributes:
       metric: a name in the evaluations' results.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import tensorflow as tf
 
 from loop.actions.monitor import Evaluations, Monitor
-
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 
 class ReduceOnPlateau:
@@ -77,7 +75,7 @@ class ReduceOnPlateau:
                     done, waited, cooling = done + 1, 0, self._cooldown
         return done
 
-    def __call__(self, trainer: Trainer) -> None:
+    def __call__(self, trainer: Running) -> None:
         """Sets the scale; the chief decides for all workers."""
         own = self.reductions(trainer.evaluations) if trainer.replicas.is_chief else 0
         done = int(trainer.replicas.gather([own])[0, 0])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 _NEVER = 2**63 - 1
 
@@ -45,7 +43,7 @@ class Profile:
         self._running = False
 
     def next_boundary(self, step: int) -> int:
-        """The next of the two steps; far away after both."""
+        """The next of the two steps; a number that no run reaches after both."""
         if step < self._first:
             return self._first
         return self._last if step < self._last else _NEVER
@@ -54,7 +52,7 @@ class Profile:
         """Whether `step` is one of the two."""
         return step in (self._first, self._last)
 
-    def action(self, trainer: Trainer) -> None:
+    def action(self, trainer: Running) -> None:
         """Starts the trace at `first`; ends it at `last`, or wherever training ends."""
         if int(trainer.global_step) == self._first:
             if not self._running:

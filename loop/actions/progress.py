@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-if TYPE_CHECKING:
-    from loop.trainer import Trainer
+from loop.actions.running import Running
 
 
 class Progress:
     """Shows how a run goes, as an action (`Every(100, progress, at_end=True)`) inside `with`.
 
-    While the bar is there, what is written to stderr stands above it, and so do the lines of the
+    While the bar is shown, what is written to stderr appears above it, and so do the lines of the
     root logger's handlers that write there.
 
     Args:
@@ -48,7 +47,7 @@ class Progress:
             self._task = self._bar.add_task("compiling", total=self._until)
             self._stderr = sys.stderr
             self._bar.start()
-            # Rich replaces sys.stderr; a handler made before keeps the stream that it was made of.
+            # Rich replaces sys.stderr; an earlier handler keeps the stream that it was made with.
             self._handlers = [
                 handler
                 for handler in logging.getLogger().handlers
@@ -72,7 +71,7 @@ class Progress:
         for handler in self._handlers:
             handler.setStream(self._stderr)
 
-    def __call__(self, trainer: Trainer) -> None:
+    def __call__(self, trainer: Running) -> None:
         """Shows the last finished step."""
         if trainer.rows is None:
             return

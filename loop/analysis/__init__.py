@@ -1,1 +1,1 @@
-"""What a step costs, and which learning rates it bears."""
+"""What a step costs, and which learning rates it can use."""

@@ -21,9 +21,9 @@ def of_step(step: Callable[[Any], Any], feed: Feed) -> int:
     """Operations of a step's matrix products and 2-D convolutions, forward and backward.
 
     A multiplication and an addition count as two, as in papers and in
-    `tf.compat.v1.profiler`. What is done element by element is left out: it is small beside these,
-    or the step is bound by memory. The global batch is counted, on however many replicas it runs; a
-    loop inside the model counts once. Traces the step; runs nothing and leaves the state alone.
+    `tf.compat.v1.profiler`. What is done element by element is not counted: it is small beside
+    these, or memory limits it. The global batch is counted, on however many replicas it runs; a
+    loop inside the model counts once. Traces the step; runs nothing and does not change the state.
 
     Args:
       step: a `GradientStep` or any step function.
@@ -79,7 +79,7 @@ def _needed(graph: Any) -> list[Any]:
 
 
 def _called(operation: Any) -> list[str]:
-    """The functions that an operation calls; a branch is as good as the other."""
+    """The functions that an operation calls; of a condition, one branch."""
     names = []
     for attribute in ("f", "body", "then_branch"):
         if attribute in operation.node_def.attr:

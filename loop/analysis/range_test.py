@@ -1,4 +1,4 @@
-"""A range test: which learning rates a step bears, found in one short run of rising rates."""
+"""A range test: which learning rates a step can use, by one short run with rising rates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from loop.variables import named
 _SMOOTHING = 0.9
 # A loss this many times the least one has diverged.
 _DIVERGED = 4.0
-# Adam and SGD alike train well a decade below the rate at which the loss turns.
+# Both Adam and SGD train well at a tenth of the rate at which the loss starts to rise.
 _MARGIN = 10.0
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float:
-        """A tenth of the rate at which the loss turns."""
+        """A tenth of the rate at which the loss starts to rise."""
         return self.turning / _MARGIN
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
@@ -119,8 +119,8 @@ def range_test(
 ) -> RangeTest:
     """Trains with a rate that rises by a factor a step, until the loss diverges.
 
-    The state is copied first and put back to the bit at the end, whatever happens. Schedule, decay
-    and multipliers apart, all is as in training: the batches are those of steps 0, 1, 2, ...
+    The state is copied first and put back to the bit at the end, whatever happens. All but
+    schedule, decay and multipliers is as in training: the batches are those of steps 0, 1, 2, ...
 
     Source: Smith 2017, arXiv:1506.01186, section 3.3.
 

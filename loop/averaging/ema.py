@@ -12,15 +12,15 @@ from loop.averaging.shadow_weights import ShadowWeights, read
 class WeightEMA(ShadowWeights):
     """`average = decay * average + (1 - decay) * weight` after every update.
 
-    It holds the trained variables. Statistics of BatchNorm are averages already and stay the
-    model's.
+    It holds the trained variables. Statistics of BatchNorm are averages already; the
+    model's own are used.
 
     Source: Polyak and Juditsky 1992; the numbers of `tf.train.ExponentialMovingAverage`.
 
     Args:
       decay: the share kept, in [0, 1).
-      ramp: the n-th update keeps `min(decay, (1 + n) / (10 + n))`, so that the average leaves the
-        initial weights behind in a short run too (TensorFlow's `num_updates`).
+      ramp: the n-th update keeps `min(decay, (1 + n) / (10 + n))`, so that the initial weights
+        lose their influence in a short run too (TensorFlow's `num_updates`).
 
     Raises:
       ValueError: if decay is outside [0, 1).

@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow the optimizer's every few updates, and pull them back."""
+"""Lookahead: slow weights that follow the optimizer's every few updates, and replace them."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class ShadowWeights(abc.ABC):
 
 
 def read(variable: tf.Variable) -> tf.Tensor:
-    """This replica's value; by its handle, so that no strategy takes part."""
+    """This replica's value; by its handle, without the strategy."""
     value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
     value.set_shape(variable.shape)
     return value

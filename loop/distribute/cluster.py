@@ -1,8 +1,9 @@
 """The workers of a multi-worker run: who they are, and whether they are there.
 
-`tf.distribute.MultiWorkerMirroredStrategy` trains alone in silence on a misspelled TF_CONFIG, and
-with a worker absent its constructor blocks for minutes and ignores SIGTERM. So TF_CONFIG is checked
-here, and the workers meet on their own ports, with a deadline, before the strategy is made.
+With a misspelled TF_CONFIG `tf.distribute.MultiWorkerMirroredStrategy` trains with one worker and
+does not say so. With a worker absent its constructor blocks for minutes and ignores SIGTERM. So
+TF_CONFIG is checked here, and the workers meet on their own ports, with a deadline, before the
+strategy is made.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _RETRY_SECONDS = 0.1
 _END_SECONDS = 1.0
 # What TensorFlow's collectives and coordination say when a worker is gone.
 _SIGNS_OF_LOSS = ("Collective ops is aborted", "heartbeat", "remote target /job:worker")
-# What any connection says when its other end is gone: a data set's too.
+# What any connection says when its other end is gone, also that of a data set.
 _SIGNS_OF_AN_END = (
     "Connection reset by peer",
     "Connection refused",
@@ -59,7 +60,7 @@ def from_tf_config(text: str) -> Cluster:
     """Reads TF_CONFIG: {"cluster": {"worker": [...]}, "task": {"type": "worker", "index": 0}}.
 
     Args:
-      text: the variable's value; a "chief" job may stand beside the workers.
+      text: the variable's value; a "chief" job may be named besides the workers.
 
     Raises:
       ClusterError: in one line, on anything that TensorFlow would take for a run of one worker.
@@ -124,9 +125,10 @@ def from_environment(environment: Mapping[str, str]) -> Cluster | None:
 def meet(cluster: Cluster, *, seconds: float) -> Peers:
     """Waits until every worker has reached every other one.
 
-    Each worker listens on its own address and calls on the others; it goes on when it has called on
-    all and all have called on it, so that nobody waits for one that has left. Then the port is free
-    for TensorFlow's server; the connections stay, so that the end of a worker is seen.
+    Each worker listens on its own address and connects to the others. It goes on when it has
+    reached all and all have reached it, so that no worker waits for one that has left. Then the
+    port is free for TensorFlow's server; the connections stay open, so that the end of a worker is
+    noticed.
 
     Args:
       cluster: the workers.
@@ -146,7 +148,7 @@ def meet(cluster: Cluster, *, seconds: float) -> Peers:
         return peers
     deadline = time.monotonic() + seconds
     with _listener(cluster) as listener:
-        # Answering in a thread: two workers that call on each other must not wait for each other.
+        # A thread answers: two workers that connect to each other must not wait for each other.
         answers = threading.Thread(target=_answer, args=(listener, cluster, accepted), daemon=True)
         answers.start()
         while made.keys() != others or accepted.keys() != others:
@@ -215,7 +217,7 @@ def _answer(listener: socket.socket, cluster: Cluster, accepted: dict[int, socke
         if index is None:
             connection.close()
             continue
-        # One that calls again did not hear the answer, and has closed its end.
+        # One that calls again did not get the answer, and has closed its end.
         if index in accepted:
             accepted[index].close()
         accepted[index] = connection
@@ -233,7 +235,7 @@ def _listener(cluster: Cluster) -> socket.socket:
 
 
 def _call_on(cluster: Cluster, index: int) -> socket.socket | None:
-    """Tells another worker that this one is here; the connection, if it heard."""
+    """Tells another worker that this one is here; the connection, if it answered."""
     with contextlib.ExitStack() as unless_heard, contextlib.suppress(OSError):
         connection = socket.create_connection(_parts(cluster.workers[index]), timeout=1)
         unless_heard.callback(connection.close)
@@ -245,7 +247,7 @@ def _call_on(cluster: Cluster, index: int) -> socket.socket | None:
 
 
 def _caller(connection: socket.socket, cluster: Cluster) -> int | None:
-    """The worker that called, after an answer to it; None for a stranger."""
+    """The worker that called, after an answer to it; None if it is no worker of the run."""
     with contextlib.suppress(OSError):
         connection.settimeout(1)
         hello = _line(connection)
@@ -257,7 +259,7 @@ def _caller(connection: socket.socket, cluster: Cluster) -> int | None:
 
 
 def _line(connection: socket.socket) -> bytes:
-    """What comes up to a newline, at most 64 bytes; no byte behind it is taken."""
+    """What comes up to a newline, at most 64 bytes; no byte after it is read."""
     line = b""
     while len(line) < 64 and not line.endswith(b"\n"):
         byte = connection.recv(1)

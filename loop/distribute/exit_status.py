@@ -1,7 +1,7 @@
 """The exit status of this process, told to another one by the C library.
 
-Python cannot tell it: `atexit` runs after an exception too, and `SystemExit` leaves no trace of its
-status. glibc's `on_exit(function, argument)` calls `function(status, argument)` in `exit`; with
+Python cannot tell it: `atexit` runs after an exception too, and the status of a `SystemExit` cannot
+be read. glibc's `on_exit(function, argument)` calls `function(status, argument)` in `exit`; with
 `fputc` for the function the status is written to a stream, as the one byte that `wait` would give.
 
 Source: on_exit(3) of the Linux manual pages.

@@ -2,11 +2,11 @@
 
     python peer_watch.py PID ALIVE SECONDS NAME FD,FD,... FD=WORKER ...
 
-ALIVE is the read end of a pipe whose other end the parent, PID, holds: the parent's end ends this
-process, and where the parent has written its exit status, 0, this process says `DONE` for it on the
-connections FD,FD,... that the other workers watch. Each FD of a WORKER is a connection that closes
-without `DONE` where that one was lost: the parent then has SECONDS to end by itself. Only Python's
-standard library is imported here.
+ALIVE is the read end of a pipe. The parent, PID, holds the write end, so this process ends when the
+parent ends. If the parent has written its exit status, 0, this process sends `DONE` for it on the
+connections FD,FD,... that the other workers watch. Each FD of a WORKER is a connection; if it
+closes without `DONE`, that worker was lost, and the parent has SECONDS to end by itself. Only
+Python's standard library is imported here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _leave(alive: int, tell: list[int]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Watches until the parent ends, or ends it; see the module."""
+    """Watches until the parent has ended, or kills it; see the module."""
     parent, alive, seconds = int(arguments[0]), int(arguments[1]), float(arguments[2])
     name = arguments[3]
     tell = [int(descriptor) for descriptor in arguments[4].split(",")]

@@ -1,9 +1,9 @@
-"""Connections to the other workers of a run, kept for one thing: to see at once that one is gone.
+"""Connections to the other workers of a run, kept in order to notice at once that one is gone.
 
-A collective tells that a worker was lost only while it runs. Before the first one TensorFlow waits
-for an absent worker for minutes or for ever, deaf to signals and holding Python's lock. The kernel
-closes the connections of a process however it ends, so whoever holds one knows; and since no thread
-of a process in that state can act, a small process beside it does.
+A collective reports a lost worker only while it runs. Before the first one TensorFlow waits for an
+absent worker for minutes or without end, ignores signals, and holds Python's lock. The kernel
+closes the connections of a process however it ends, so the other end notices it. No thread of a
+process in that state can act, so a small process beside it does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Peers:
     Attributes:
       index: this worker's.
       addresses: "host:port" of each worker.
-      made: worker -> the connection that this one made; the other's end of it closes as it ends.
+      made: worker -> the connection that this one made; its other end closes with that worker.
       accepted: worker -> the connection that the other one made, and watches.
     """
 
@@ -50,15 +50,15 @@ class Peers:
     accepted: Mapping[int, socket.socket]
 
     def watch(self, *, seconds: float = LOST_SECONDS) -> Watch | None:
-        """From now on another worker's end ends this process too, unless that one had finished.
+        """From now on this process ends too if another worker ends without having finished.
 
-        A worker has finished whose process exits with status 0; it may go before the others. Every
-        other end is a loss: an exception, another status, a signal, `os._exit`, a machine that is
-        gone. Most often the survivor's next collective then fails and it ends by itself; if not, it
-        is killed with a line on stderr. See `loop.distribute.peer_watch`.
+        A worker has finished if its process exits with status 0; it may do so before the others.
+        Every other end is a loss: an exception, another status, a signal, `os._exit`, a machine
+        that is gone. Most often this worker's next collective then fails and it ends by itself; if
+        not, it is killed with a line on stderr. See `loop.distribute.peer_watch`.
 
         Args:
-          seconds: how long the survivor has to end by itself.
+          seconds: how long this worker has to end by itself.
 
         Returns:
           What watches, to end it before the process ends; None with one worker.
@@ -103,12 +103,12 @@ class Peers:
         """
         if not self.made:
             return []
-        # Nothing but the end, said or unsaid, makes one readable.
+        # A connection becomes readable only when the other worker ends, with or without `DONE`.
         ready, _, _ = select.select(list(self.made.values()), [], [], seconds)
         return sorted(worker for worker, connection in self.made.items() if connection in ready)
 
     def close(self) -> None:
-        """Closes all connections, unsaid: to the others this worker is gone."""
+        """Closes all connections without `DONE`: the others then take this worker for lost."""
         for connection in (*self.made.values(), *self.accepted.values()):
             connection.close()
 
@@ -126,12 +126,12 @@ class Watch:
         self._process = process
         self._descriptors = tuple(descriptors)
         self._peers = peers
-        # A forked child would hold the connections open after this process's end, and tell its own
-        # exit status for this one's.
+        # A forked child would hold the connections open after the end of this process, and report
+        # its own exit status in place of this one's.
         os.register_at_fork(after_in_child=self._let_go)
 
     def end(self) -> None:
-        """Ends the watching, and this worker for the others: unsaid, so that they have lost it."""
+        """Ends the watching without `DONE`: the others then take this worker for lost."""
         if not self._descriptors:
             return
         self._let_go()
@@ -139,8 +139,8 @@ class Watch:
             os.waitpid(self._process, 0)
 
     def _let_go(self) -> None:
-        """Leaves the connections to whoever else holds them."""
-        # Not closed: the C library writes to the descriptor at exit, whatever is open under it.
+        """Gives the connections up to the process that also holds them."""
+        # Not closed: the C library writes to the descriptor at exit, whatever has its number.
         if self._descriptors:
             null = os.open(os.devnull, os.O_RDWR)
             for descriptor in self._descriptors:

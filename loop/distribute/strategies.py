@@ -25,7 +25,7 @@ from loop.errors import WorkerFailedError, WorkerLostError
 _log = logging.getLogger(__name__)
 
 MEET_SECONDS = 25.0
-"""How long workers wait for each other at the start: half a minute with what comes before."""
+"""How long workers wait for each other; with the imports before it about half a minute."""
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Replicas:
 
     @contextlib.contextmanager
     def naming_a_lost_worker(self) -> Iterator[None]:
-        """Inside it TensorFlow's error after another worker's loss is raised as what it is.
+        """Inside it TensorFlow's error after the loss of a worker is raised as a WorkerLostError.
 
         Raises:
           WorkerLostError: names the worker, in one line.
@@ -81,13 +81,13 @@ class Replicas:
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Where one worker raises inside it, all do, for what a worker does by itself at the start.
+        """If one worker raises inside it, all do; for what one worker does by itself at the start.
 
         Without it the others would wait in their next collective, for a worker that has ended. All
         workers must enter it: it ends with a collective of the host.
 
         Raises:
-          WorkerFailedError: on the workers that did not fail; what one raised itself goes on there.
+          WorkerFailedError: on the workers that did not fail; one that failed raises its own.
         """
         try:
             yield
@@ -127,7 +127,7 @@ class Replicas:
         )
 
     def all_reduce_sum(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Sums tensors over the replicas in one packed collective; within `run` alone."""
+        """Sums tensors over the replicas in one packed collective; only within `run`."""
         context = tf.distribute.get_replica_context()
         reduced: list[tf.Tensor] = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
         return reduced
@@ -149,7 +149,7 @@ class Replicas:
 
     @functools.cached_property
     def _compiled_sum(self) -> Callable[[Any], Any]:
-        """A graph, since eager collectives crawl."""
+        """A graph, since eager collectives are slow."""
 
         def summed(share: Any) -> Any:
             # The identity gives the argument this replica's device, which the collective asks for.
@@ -252,9 +252,9 @@ def multi_worker(
     TensorFlow's server then listens on this worker's port on every interface, and trusts whoever
     reaches it: keep the ports inside a network that you trust.
 
-    From here on a worker that ends before it has finished, which is to exit with status 0, takes
-    this process with it: if it has not ended by itself `lost_seconds` later, it is killed with a
-    line on stderr.
+    A worker has finished if it exits with status 0. From here on, if another worker ends without
+    having finished, this process ends too: if it has not ended by itself `lost_seconds` later, it
+    is killed with a line on stderr.
 
     Args:
       cluster: the workers; None for what TF_CONFIG or a Slurm job step names.
@@ -269,7 +269,7 @@ def multi_worker(
         raise ClusterError("multi_worker: TF_CONFIG expected to name the workers, found unset")
     peers = meet(cluster, seconds=meet_seconds)
     with contextlib.ExitStack() as unless_made:
-        # Without the strategy this worker is none: the others learn it from their connections.
+        # Without the strategy this is no worker; the others learn it from their connections.
         unless_made.callback(peers.close)
         watch = peers.watch(seconds=lost_seconds)
         if watch is not None:

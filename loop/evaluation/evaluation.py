@@ -27,7 +27,7 @@ class Evaluation:
 
     A partial batch is padded and masked: one trace, and each example counts once. A feed whose
     examples are on the device is evaluated in one call; one that streams, `batches_per_call`
-    batches a call, the next ones read meanwhile.
+    batches a call; the next ones are read during the call.
 
     Args:
       function: batch -> dict of values, one an example, [B, ...]; the model in inference mode.
@@ -216,7 +216,7 @@ def _unpacked(packed: tf.Tensor, specs: Any) -> _States:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON holds it."""
+    """The value as JSON can hold it."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     return np.asarray(value).tolist()

@@ -32,13 +32,13 @@ def export(
     """Writes `function` as a SavedModel with a signature "serving_default" of any batch size.
 
     It is written beside `path`, loaded again, run on `inputs`, and only put in place if the outputs
-    agree: a faulty export never stands under its name. Call it outside of any strategy's scope,
+    agree: there is never a faulty export under that name. Call it outside of any strategy's scope,
     within `trainer.evaluated_weights()` for the averaged weights.
 
     Args:
       path: the directory; must not exist.
       function: name -> tensor keywords to a tensor or a dict of tensors; the model in inference
-        mode. Any size of the first axis must do.
+        mode. It must accept any size of the first axis.
       inputs: an example batch, name -> array [B, ...]: gives names, dtypes, shapes; also what the
         outputs are compared on.
       state: the owner of the variables that the function reads, as in a trainer's state.
@@ -99,7 +99,7 @@ def _save(
 
 
 def _loaded(path: Path, tensors: Mapping[str, tf.Tensor]) -> dict[str, Any]:
-    """The reloaded signature's outputs for the whole batch and, joined, for its examples alone."""
+    """The reloaded signature's outputs for the whole batch, and those of each example, joined."""
     serve = tf.saved_model.load(os.fspath(path)).signatures["serving_default"]
     whole = {name: value.numpy() for name, value in serve(**tensors).items()}
     first = {name: value.numpy() for name, value in serve(**_first(tensors)).items()}

@@ -26,7 +26,7 @@ class Prediction:
     """What a function gives for every example of a feed, in the feed's order.
 
     A partial batch is padded to keep one trace, and the padding is cut off again. The outputs go to
-    the host batch by batch, so they alone have to fit its memory. On the averaged weights:
+    the host batch by batch, so only they have to fit into its memory. On the averaged weights:
     `with trainer.evaluated_weights(): prediction()`.
 
     Args:
@@ -39,7 +39,7 @@ class Prediction:
       traces: how often it was traced.
 
     Raises:
-      ValueError: with several workers, of which each would see its own examples alone; when called,
+      ValueError: with several workers, of which each would see only its own examples; when called,
         if an output does not have one row an example.
     """
 

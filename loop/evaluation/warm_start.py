@@ -58,7 +58,7 @@ def _listed(what: str, names: Sequence[str]) -> str:
 def warm_start(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -> WarmStart:
     """Sets the variables that a checkpoint has under the same name and shape; no others.
 
-    Give it the part of a state that is to be taken over, usually the model's alone: another run's
+    Give it the part of a state that is to be set, usually only the model's: another run's
     optimizer slots and counter belong to that run. Averages of the weights start from the new ones:
     call their `reset` after it.
 

@@ -20,7 +20,7 @@ class Arrays:
     """Batches from arrays that fit in the device's memory.
 
     Batch *s* holds the places s * batch_size ... of the endless sequence of epochs, each epoch a
-    permutation of its own. So no example is dropped, and a batch may lie across two epochs.
+    permutation of its own. So no example is dropped, and a batch may be part of two epochs.
 
     Args:
       arrays: name -> array [N, ...]; all of the same N. Kept in their dtype: uint8 images take a
@@ -38,7 +38,7 @@ class Arrays:
     """
 
     steps_per_call = 256
-    """The capacity of a call that suits this feed: a row is some hundred bytes."""
+    """The most steps of a call of this feed: a row is some hundred bytes."""
 
     def __init__(
         self,

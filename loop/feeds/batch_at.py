@@ -14,7 +14,7 @@ def batch_at(feed: Feed, step: int) -> Batch:
     """The global batch of `step`, transformed as in the step: for pictures of the augmentation.
 
     Args:
-      feed: any feed; one that reads in order reads on from there, and is put back when asked next.
+      feed: any feed; one that reads in order reads on from there, and goes back when next asked.
       step: a global step, whose place the feed knows.
     """
     place = layout(feed.batch_size)

@@ -32,8 +32,8 @@ def masked_crc32c(strings: Sequence[bytes | memoryview]) -> _Words:
 def crc32c(strings: Sequence[bytes | memoryview]) -> _Words:
     """The CRC-32C of each string, uint32 [len(strings)]."""
     longest = max(map(len, strings), default=0)
-    # Zeros in front leave a zero register as it is, so that strings of any length line up at their
-    # ends; four bytes before each put the register at its start value.
+    # Zeros in front do not change a zero register, so that strings of any length can be aligned at
+    # their ends; four bytes before each set the register to its start value.
     start = _bytes_to_register(0xFFFFFFFF)
     lanes = 1
     while lanes * _SEGMENT < longest + len(start):
@@ -103,5 +103,5 @@ def _bytes_to_register(value: int) -> npt.NDArray[np.uint8]:
     for _ in range(4):
         index = by_high_byte[value >> 24]
         value = (((value ^ table[index]) << 8) & 0xFFFFFFFF) | index
-    # Reading four bytes from zero is reading four zeros from the register they spell.
+    # Reading four bytes from register zero is reading four zeros from the register of these bytes.
     return np.frombuffer(value.to_bytes(4, "little"), np.uint8)

@@ -22,7 +22,7 @@ class Dataset:
 
     The factory is what makes a resume exact: `make(seed, s)` must give the batches that
     `make(seed, 0)` gives after `s` others. `repeated` makes such a factory from a data set of
-    single examples; where the source can seek, a factory of one's own resumes faster. Random
+    single examples; where the source can seek, your own factory resumes faster. Random
     transformations belong in `transform`, or are stateless functions of seed and step.
 
         def make(seed: int, start_step: int) -> tf.data.Dataset:
@@ -33,14 +33,14 @@ class Dataset:
     places of one global batch, which is read once; every worker reads all of it.
 
     Args:
-      make: the factory; elements are dicts of arrays [batch_size, ...], every one alike.
+      make: the factory; elements are dicts of arrays [batch_size, ...], all of the same shapes.
       batch_size: examples in the global batch.
       seed: given to `make`; also the seed of the run's random numbers.
       transform: batch -> batch, traced into the step: scaling, augmentation.
 
     Raises:
       ValueError: if batch_size is below 1.
-      FeedError: when a batch is asked for, where the data set has run dry (names the step), or a
+      FeedError: when a batch is asked for, where the data set has ended (names the step), or a
         batch has another size, shape or dtype.
     """
 
@@ -59,7 +59,7 @@ class Dataset:
         self._stream = BatchStream("Dataset", batch_size, self._from)
 
     def _from(self, step: int) -> Iterator[Mapping[str, Any]]:
-        # Whatever device the caller builds this replica's tensors on, tf.data runs on the host.
+        # tf.data runs on the host, whatever the device of this replica's tensors.
         with tf.device("/cpu:0"):
             dataset = self.make(self.seed, step)
             if not isinstance(dataset, tf.data.Dataset):
@@ -98,7 +98,7 @@ class Dataset:
         """Every batch of `make(seed, 0)` once; the last may be smaller, and is padded and masked.
 
         Raises:
-          ValueError: if the data set repeats for ever.
+          ValueError: if the data set repeats without end.
         """
         if self.make(self.seed, 0).cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError(

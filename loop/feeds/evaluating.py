@@ -55,7 +55,7 @@ def padded_chunks(
 ) -> Iterator[tuple[Chunk, ...]]:
     """Stacks batches by `capacity`, padding the last chunk and a smaller batch under the mask.
 
-    Padding repeats an example: a function of it is finite where it is of the example.
+    Padding repeats an example: a function that is finite for the example is finite for the padding.
     """
     waiting: list[HostBatch] = []
     for batch in batches:

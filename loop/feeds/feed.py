@@ -16,7 +16,7 @@ Chunk = dict[str, npt.NDArray[Any]]
 
 
 class Feed(Protocol):
-    """A source of training batches; which examples are in batch *s* follows from (seed, s) alone.
+    """A source of training batches; (seed, s) decides which examples are in batch *s*.
 
     Attributes:
       batch_size: examples in the global batch.

@@ -1,4 +1,4 @@
-"""Batches from an iterator that can tell and take up its place, as grain's can."""
+"""Batches from an iterator that can save its place and return to it, as grain's can."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loop.feeds.position import decoded, encoded
 from loop.feeds.stream import BatchStream, unstacked
 
 _STATES_KEPT = 8
-"""Enough for the call that runs, the next one, and a look at a batch or two between."""
+"""Enough for the call that runs, the next one, and one or two batches read between them."""
 
 
 class StatefulIterator(Protocol):
@@ -43,15 +43,15 @@ class ResumableIterator:
     Every worker of several makes its own iterator, all of the same global batches.
 
     Args:
-      iterator: at the batch of step 0; the feed's alone from now on.
+      iterator: at the batch of step 0; from now on only the feed may use it.
       batch_size: examples in the global batch.
-      seed: of the run's random numbers; the iterator's order is its own affair.
+      seed: of the run's random numbers; it does not change the iterator's order.
       transform: batch -> batch, traced into the step: scaling, augmentation.
 
     Raises:
       TypeError: if the iterator lacks one of the three methods.
       ValueError: if batch_size is below 1.
-      FeedError: when a batch is asked for, where the iterator has run dry (names the step), or a
+      FeedError: when a batch is asked for, where the iterator has ended (names the step), or a
         batch has another size, shape or dtype.
     """
 
@@ -132,7 +132,7 @@ class ResumableIterator:
         return self._states.get(step)  # Replaced, never changed, by the thread that reads ahead.
 
     def restore(self, step: int, state: Any) -> None:
-        """Takes up at `step` from what `state_at(step)` gave."""
+        """Goes on at `step` from what `state_at(step)` gave."""
         with self._lock:
             self._states = {step: state}
             self._stream.reset()

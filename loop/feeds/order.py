@@ -2,7 +2,7 @@
 
 A Feistel network over [0, a) x [0, b), a * b >= size, is a permutation; values that fall outside
 [0, size) are put through again until they fall inside (cycle walking), which permutes [0, size).
-Nothing need be stored and nothing is sought: place p of epoch e costs the same wherever it is, so a
+Nothing is stored and nothing is searched: every place p of every epoch e costs the same, so a
 resume in the middle of an epoch is exact, and a data set of any size takes no memory for its order.
 
 Source: J. Black, P. Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002.
@@ -56,7 +56,7 @@ class Order:
           int64 of the same shape, in [0, size); each epoch holds each example once.
         """
         asked = np.asarray(places, dtype=np.int64)
-        # A scalar's arithmetic would warn of the overflow that the hash is made of.
+        # A scalar's arithmetic would warn of the overflow, which the hash needs.
         epochs, within = np.divmod(asked.reshape(-1), self.size)
         if not self.shuffle:
             return within.reshape(asked.shape)
@@ -65,7 +65,7 @@ class Order:
         return self._computed(epochs, within).reshape(asked.shape)
 
     def _looked_up(self, epochs: Indices, within: Indices) -> Indices:
-        """From the tables of these epochs: for calls shorter than an epoch."""
+        """The examples from the tables of these epochs; for calls shorter than an epoch."""
         known, tables = self._tables, {}
         found = np.empty(len(within), np.int64)
         for epoch in np.unique(epochs).tolist():

@@ -26,7 +26,7 @@ class HasState(Protocol):
         """
 
     def restore(self, step: int, state: Any) -> None:
-        """Takes up at `step` from what `state_at(step)` gave."""
+        """Goes on at `step` from what `state_at(step)` gave."""
 
 
 def state_of(feed: Any, step: int) -> Any | None:
@@ -35,7 +35,7 @@ def state_of(feed: Any, step: int) -> Any | None:
 
 
 def take_up(feed: Any, step: int, saved: Any | None, replicas: Replicas) -> None:
-    """Puts a feed with a state to the step of the checkpoint that was restored.
+    """Sets a feed with a state to the step of the checkpoint that was restored.
 
     Args:
       feed: any feed; nothing happens to one without a state.

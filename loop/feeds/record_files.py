@@ -28,7 +28,7 @@ _GAP = 4096
 
 
 class RecordFiles:
-    """The records of TFRecord files, numbered through in the order of the files.
+    """The records of TFRecord files, numbered without a gap in the order of the files.
 
     Opening reads every file once for the offsets and the checksums of the lengths; the index takes
     8 bytes a record. The data's checksums are checked whenever a record is read. Reads may come
@@ -58,7 +58,7 @@ class RecordFiles:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "read records") if threads > 1 else None
         self._files: list[int] = []
-        # A feed has no end of life of its own that a caller would know to announce.
+        # A feed has no `close` that a caller would call.
         self._close = weakref.finalize(self, _close, self._files, self._pool)
         for path in self.paths:
             try:
@@ -197,7 +197,7 @@ def _damaged_length(path: Path, offset: int, header: bytes) -> FeedError:
 
 
 def _headers(file: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and header of each record, by hops through blocks; a header may be cut short."""
+    """Offset and header of each record, found in blocks of the file; a header may be incomplete."""
     length_of = struct.Struct("<Q").unpack_from
     offset = 0
     while block := _pread(file, _BLOCK, offset):
@@ -209,5 +209,5 @@ def _headers(file: int) -> Iterator[tuple[int, bytes]]:
             yield offset + at, block[at:]
             return
         offset += at
-        if offset > 2**62:  # No length: its checksum, checked after, says so.
+        if offset > 2**62:  # No length; the check of its checksum below reports it.
             return

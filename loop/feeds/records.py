@@ -1,4 +1,4 @@
-"""Batches from TFRecord shards in a shuffled order that can be entered anywhere."""
+"""Batches from TFRecord shards in a shuffled order that can start at any place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Records:
     sequence of epochs, each epoch a permutation of all records. There is no shuffle buffer: each
     record is read at its offset, so a resume anywhere costs nothing and is exact, and the shuffle
     is over everything. The next call's records are read and parsed while a call runs; a replica
-    reads its own places alone.
+    reads only its own places.
 
         def parse(serialized):
             features = tf.io.parse_example(serialized, {"image": ..., "label": ...})
@@ -50,7 +50,7 @@ class Records:
       transform: batch -> batch, traced into the step: scaling, augmentation.
       partners: also read, under "partner", the batch that `Arrays` gathers there, of which mixup
         takes its partners; a record that is in both is read once.
-      threads: reads in flight at a time; more than 1 pays where a read waits for a disk or network.
+      threads: reads in flight at a time; more than 1 helps where a read waits for disk or network.
 
     Attributes:
       files: the records' files and offsets.

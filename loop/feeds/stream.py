@@ -19,14 +19,14 @@ HostBatch = dict[str, Array]
 Spec = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 _PREFIX = "batch/"
-"""Before the names of a batch's arrays in a chunk, so that none of them is taken for its mask."""
+"""The prefix of a batch's arrays in a chunk, so that none of them is mistaken for its mask."""
 
 _PARTNER = "partner/"
-"""Before the names of its partners' arrays."""
+"""The prefix of its partners' arrays."""
 
 
 class BatchStream:
-    """Reads batches in the order of steps, and is put to another step only where it must be.
+    """Reads batches in the order of steps, and goes to another step only where it must.
 
     Args:
       owner: who asks, for error messages.
@@ -56,7 +56,7 @@ class BatchStream:
         self._lock = threading.Lock()
 
     def reset(self) -> None:
-        """Forgets the place in the source, which has been put elsewhere."""
+        """Forgets the place in the source, which was changed from outside."""
         with self._lock:
             self.position = self._held = None
 
@@ -69,7 +69,7 @@ class BatchStream:
         with self._lock:
             batches = self._batches(first_step, count)
             if self._spec is None:
-                self._batches(first_step, 1)  # For the shapes alone; the next call seeks back.
+                self._batches(first_step, 1)  # Only for the shapes; the next call seeks back.
             assert self._spec is not None
             return stacked(batches, self._spec, capacity, layout)
 
@@ -79,7 +79,7 @@ class BatchStream:
             yield self._checked(batch, step, partial=True)
 
     def _batches(self, first_step: int, count: int) -> list[HostBatch]:
-        """The global batches; those of the last call once more for the replicas beside it."""
+        """The global batches; those of the last call again for the other replicas."""
         if self._held is not None and self._held[0] == first_step and len(self._held[1]) == count:
             return self._held[1]
         self._held = None
@@ -164,12 +164,12 @@ def stacked(
     layout: Layout,
     partners: npt.NDArray[Any] | None = None,
 ) -> Chunk:
-    """A replica's places of global batches under each other, and the mask where slices are padded.
+    """A replica's places of global batches, stacked, and the mask where slices are padded.
 
     Args:
       batches: at most `capacity` of them, taken one at a time.
       spec: name -> dtype and shape of an example.
-      capacity: rows of the chunk; those behind the batches are zeros.
+      capacity: rows of the chunk; those after the batches are zeros.
       layout: the replica's places.
       partners: the places of the examples that those are mixed with, or None.
     """

@@ -85,10 +85,10 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
     """Sets each generator's state from (seed, global step), so that a resume repeats its draws.
 
     `tf.train.Checkpoint` loses this state, and a state that is advanced by use could not tell step
-    100 of a resumed run from step 100 of an uncut one. To be called inside a step.
+    100 of a resumed run from step 100 of an uninterrupted one. To be called inside a step.
 
     Args:
-      generators: from `seed_generators`; each is told apart by its place in the list.
+      generators: from `seed_generators`; its place in the list distinguishes each.
       seed: int64 scalar.
       global_step: int64 scalar.
     """
@@ -106,8 +106,8 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
 class KerasOptimizer:
     """A Keras optimizer with the protocol of `loop.optimizers.Optimizer`.
 
-    Gradients are applied as they come: Keras's own sum over replicas is left out, for the loop has
-    reduced them. Keras's clipping arguments act inside the update, after the reduction.
+    Gradients are applied as they come: Keras's own sum over replicas is left out, because the loop
+    has reduced them. Keras's clipping arguments act inside the update, after the reduction.
     IndexedSlices become dense gradients first, duplicates summed (Keras's Adam squares repeated
     rows before it sums them).
 
@@ -234,7 +234,7 @@ class KerasOptimizer:
         Keras's `iterations`, which its bias corrections use, counts the updates really applied.
 
         Args:
-          gradients: one a variable, reduced and clipped; None leaves its variable alone.
+          gradients: one a variable, reduced and clipped; None does not change its variable.
           global_step: int64 scalar.
           finite: bool scalar; where False nothing changes.
 
@@ -319,6 +319,6 @@ def _stateless(optimizer: Any, variables: Sequence[Any], rate: tf.Tensor) -> Any
     restored["_get_current_learning_rate"] = lambda _: rate
     between = type("PlainOptimizer", (backend,), restored)
     local: Any = object.__new__(type(type(optimizer).__name__, (type(optimizer), between), {}))
-    # Past Keras's own __setattr__, which would track the dictionary as a new attribute.
+    # Not by Keras's own __setattr__, which would track the dictionary as a new attribute.
     object.__setattr__(local, "__dict__", optimizer.__dict__)
     return local

@@ -1,7 +1,7 @@
 """The versions of Keras that the adapter was read against.
 
 `loop.keras` uses names that Keras does not promise to keep: another version may lack one,
-or give it another meaning and train another model without a word. So any other is refused.
+or give it another meaning and train another model without an error. So any other is refused.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from loop.layers.module import Module
 class BatchNorm(Module):
     """Batch normalisation with moving statistics, by `kernels.batch_norm_training`.
 
-    The statistics wait for the finite decision of the step: one that is skipped leaves them as they
-    were, and so does a fully masked batch. With several replicas, or micro-batches, the mean over
+    The statistics wait for the finite check of the step: a skipped step does not change them, nor
+    does a fully masked batch. With several replicas, or micro-batches, the mean over
     them enters (weighted by examples), one update a step.
 
     Args:
@@ -31,7 +31,8 @@ class BatchNorm(Module):
       relu: whether a ReLU follows, fused.
       synchronized: whether the moments are taken over all replicas (one collective a layer each
         way) instead of over each replica's slice. Outside XLA they are then the same to the bit on
-        any number of replicas, which costs one replica the fused operation; see BUILD_NOTES.md.
+        any number of replicas, so one replica does not use the fused operation; see
+        docs/measurements/decisions.md.
       dtype: of the variables.
 
     Raises:
@@ -87,8 +88,8 @@ class BatchNorm(Module):
                 relu=self.relu,
             )
         context = step_context.current(f"BatchNorm {self.name!r}")
-        # On one replica too: its moments are then those of several, to the bit. XLA keeps its own
-        # form, since under replicas it compiles no collective.
+        # On one replica too, so that its moments equal those of several to the bit. XLA has a form
+        # of its own, since under replicas it cannot compile a collective.
         synchronized = self.synchronized and target.current().compiler != "xla"
         y, moments = kernels.batch_norm_training(
             x,

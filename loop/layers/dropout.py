@@ -16,7 +16,7 @@ class Dropout:
 
     Args:
       rate: the share dropped, in [0, 1).
-      name: names the stream of random numbers; two layers with one name drop the same.
+      name: names the stream of random numbers; layers with the same name drop the same elements.
 
     Raises:
       ValueError: if rate is outside [0, 1).

@@ -67,7 +67,7 @@ class AUC(Additive):
         positive = label if label.dtype == tf.bool else label > 0
         is_nan = tf.math.is_nan(score)
         place = (score - self.low) * (self.bins / (self.high - self.low))
-        # Clipped before it is an integer: what float64 does not fit into int64 has no rule.
+        # Clipped before the cast: the cast of a float64 that does not fit into int64 is undefined.
         place = tf.clip_by_value(tf.where(is_nan, tf.zeros_like(place), place), 0, self.bins - 1)
         place = tf.cast(place, tf.int64) + tf.where(positive, tf.cast(self.bins, tf.int64), 0)
         place = tf.where(mask & ~is_nan, place, 2 * self.bins)

@@ -84,7 +84,7 @@ class Accuracy(TopK):
 
 
 class ConfusionMatrix(Additive):
-    """How often each class is taken for each: row the label, column the class of highest score.
+    """How often a label got each class: rows are labels, columns the classes of highest score.
 
     Args:
       classes: number of classes.
@@ -120,7 +120,7 @@ class ConfusionMatrix(Additive):
             )
         inside = (label >= 0) & (label < self.classes)
         cell = label * self.classes + tf.argmax(scores, 1, tf.int64)
-        # XLA clamps what is out of range without a word: leave such labels out by hand.
+        # XLA clamps what is out of range without an error, so such labels are left out explicitly.
         cell = tf.where(inside & mask, cell, self.classes**2)
         counts = tf.math.unsorted_segment_sum(
             tf.ones_like(cell), cell, num_segments=self.classes**2 + 1

@@ -58,8 +58,8 @@ class LossScale:
     ) -> tf.Tensor:
         """Moves the scale after a step, equally on every replica.
 
-        A loss that is not finite was so before it was scaled: the scale is left alone, and the step
-        is a fault like any other. So are gradients that are not finite at the smallest scale.
+        A loss that is not finite was so before it was scaled: the scale does not change, and the
+        step is a fault like any other. So are gradients that are not finite at the smallest scale.
 
         Args:
           scale: what `read` gave for this step.

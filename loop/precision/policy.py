@@ -100,7 +100,7 @@ class Precision:
 
 
 def as_precision(value: Precision | str) -> Precision:
-    """The precision that `value` stands for: itself, or the one of that name.
+    """The precision that `value` is, or that it names.
 
     Raises:
       ValueError: on an unknown name.

@@ -94,7 +94,7 @@ class RunDirectory:
         try:
             return self._restored(state)
         except BaseException:
-            self._lock.release()  # So that what was refused can be mended and opened again.
+            self._lock.release()  # So that what was refused can be corrected and opened again.
             raise
 
     def _restored(self, state: State) -> Restored | None:
@@ -143,12 +143,12 @@ class RunDirectory:
     ) -> None:
         """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
 
-        Retention leaves the checkpoints that replay files need.
+        Retention does not delete the checkpoints that replay files need.
 
         Args:
           step: finished steps.
           feed_state: JSON values that a feed with a state of its own needs to go on from there.
-          pinned: steps whose checkpoints retention leaves too.
+          pinned: steps whose checkpoints retention does not delete either.
 
         Raises:
           CheckpointError: the save before this one failed.

@@ -34,8 +34,8 @@ class RunLockError(RuntimeError):
 class RunLock:
     """Holds a run's directory for this process, as a context manager.
 
-    The lock is flock(2) on `<directory>/run.lock`, so it is free the moment its process is gone,
-    however that ended; the file itself stays. It holds the process number and host for the message
+    The lock is flock(2) on `<directory>/run.lock`, so it is free as soon as its process has ended,
+    however it ended; the file itself stays. It holds the process number and host for the message
     that a second run prints. A child made by fork without exec shares the lock until it ends too.
 
     Args:
@@ -101,7 +101,7 @@ class RunLock:
                 pid = holder.get("pid")
                 if _is_alive(pid) or time.monotonic() > deadline:
                     raise RunLockError(self._taken(holder), pid) from None
-            # Its holder is just signing, or a number of an earlier, dead one still stands there.
+            # Its holder is just writing its number, or the file still has an earlier one's.
             time.sleep(_RETRY_SECONDS)
 
     @staticmethod

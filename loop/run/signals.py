@@ -23,14 +23,14 @@ def exit_code(signal_number: int) -> int:
 class StopSignals:
     """Notes the first SIGTERM or SIGINT; a second one of either ends the process at once.
 
-    Python runs a signal's handler between two byte codes of the main thread, which a compiled call
-    or a compilation can keep from coming for many seconds. So a thread reads the numbers that the
+    Python runs a signal's handler between two byte codes of the main thread. A compiled call or a
+    compilation can delay that by many seconds. So a thread reads the numbers that the
     C handler writes the moment a signal arrives (`signal.set_wakeup_fd`), and at the second one it
     leaves through os._exit with 128 + the signal's number: no clean-up runs, and none is needed,
     since a checkpoint is there completely or not at all.
 
     Enter it after the distribution strategy was made: the constructor of a multi-worker strategy
-    may block for minutes, and a noted signal would then stop nothing. On exit the handlers and
+    may block for minutes, and a noted signal would not stop it. On exit the handlers and
     wake-up descriptor from before are in place again.
 
     Outside the main thread Python cannot set handlers: entering warns, notes nothing, and leaves
@@ -92,7 +92,7 @@ class StopSignals:
         os.close(self._reader)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        """Python's handler: so that the flag stands before the next line of the main thread."""
+        """Python's handler: so that the flag is set before the next line of the main thread."""
         if self.received is None:
             self.received = number
 

@@ -1,4 +1,4 @@
-"""Waiting for input, and saying so where it does not come."""
+"""Waits for input, and warns when it does not come."""
 
 from __future__ import annotations
 

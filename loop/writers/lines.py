@@ -98,7 +98,7 @@ def _finite(value: Any) -> Any:
 
 def _step_of_json(line: str) -> float:
     if not line.endswith("\n"):
-        return math.inf  # Cut short by a kill, be it just before the line's end.
+        return math.inf  # A kill cut the line, perhaps just before its end.
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
 """A writer of TensorBoard's event files: scalars of every step, images, histograms.
 
-An event file is a TFRecord file of `Event` messages, both of which TensorFlow has itself; so the
-machine that trains needs no tensorboard package, and the one that looks does.
+An event file is a TFRecord file of `Event` messages. TensorFlow has both, so the machine that
+trains needs no tensorboard package; the machine that shows the curves does.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TensorBoard:
     Args:
       directory: of the run; made if absent. Each writer makes a file of its own there.
       step: finished steps of the run so far. What a killed run wrote of later steps is written
-        again, and TensorBoard is told to forget it.
+        again, and the file tells TensorBoard to drop it.
 
     Raises:
       OSError: as the file system does.

@@ -42,8 +42,8 @@ class Contender(base.Base):
         mirrored: bool = False,
         search: bool = False,
     ) -> None:
-        self._data = keras_models.dataset(workload)
         strategy = keras_models.mirrored_strategy() if mirrored else None
+        self._data = keras_models.dataset(workload)
         with strategy.scope() if strategy else contextlib.nullcontext():
             self._compile(workload, self._fastest(workload, steps_per_call) if search else {})
 

@@ -109,6 +109,8 @@ class Contender(base.Base):
                 loss_fn, model.trainable_variables, optimizer, clip=clip, precision=precision
             )
         self.feed = make_feed(workload)
+        self._losses: list[float] = []
+        self._wanted = 0
         self._trainer = loop.Trainer(
             step=self.step,
             feed=self.feed,
@@ -124,15 +126,14 @@ class Contender(base.Base):
         self.note = f"compile={self.compile}, steps_per_call={self.steps_per_call}"
 
     def _collect(self, rows: loop.Rows) -> None:
-        self._rows = rows
+        if len(self._losses) < self._wanted:
+            self._losses += rows["loss"].tolist()
 
     def first_losses(self, count: int) -> list[float]:
         """The losses in the rows of the first steps."""
-        losses = []
-        for step in range(count):
-            self._trainer.train(until=step + 1)
-            losses.append(float(self._rows["loss"][-1]))
-        return losses
+        self._wanted = count
+        self._trainer.train(until=count)
+        return self._losses
 
     def measured(self) -> dict[str, float]:
         """Seconds spent so far, by phase; and by all threads of the process together, "cpu"."""

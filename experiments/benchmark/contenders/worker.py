@@ -88,8 +88,8 @@ def main() -> None:
     def answer(message: object) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
-    started = time.perf_counter()
     module = importlib.import_module(f"experiments.benchmark.contenders.{entry.module}")
+    started = time.perf_counter()
     contender: Base = module.Contender(workload, steps_per_call, **entry.settings)
     if arguments.started_at is not None:
         answer(_start_up(contender, steps_per_call, arguments.started_at))

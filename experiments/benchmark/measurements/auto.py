@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.benchmark import timing, workloads
 from experiments.benchmark.measurement import Measurement, Options, Result, Row
-from experiments.benchmark.measurements.steps import OURS, Heat
+from experiments.benchmark.measurements.steps import OURS
 from experiments.benchmark.process import Process, Ready, fresh_caches
 from experiments.benchmark.referee import CALL_SECONDS, Referee
 
@@ -70,7 +70,7 @@ def _admit_candidates(
 
 
 def rows(
-    workload: str, heat: Heat, ready: dict[str, Ready], choices: Sequence[Setting]
+    workload: str, heat: timing.Times, ready: dict[str, Ready], choices: Sequence[Setting]
 ) -> list[Row]:
     """A row for each candidate and one for auto's own process; ratios to the best candidate."""
     candidates = [name for name in heat if name != AUTO]

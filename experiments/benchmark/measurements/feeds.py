@@ -60,9 +60,12 @@ def _race(workload: str, options: Options) -> Result:
         for feed in FEEDS:
             referee.admit(feed, functools.partial(Process, f"tapestep_{feed}", workload, caches))
         times = {feed: times[1:] for feed, times in referee.race(FEEDS).items()}
+    rows: list[Row] = [
+        {"workload": workload, "feed": feed, "skipped": reason}
+        for feed, reason in referee.skipped.items()
+    ]
     if len(times) < len(FEEDS):
-        return {"missing": [*referee.missing, *referee.skipped.values()]}
-    rows = []
+        return {"rows": rows, "missing": referee.missing}
     for feed, ready in referee.ready.items():
         steps = steps_a_round(ready, options.seconds)
         found = row(workload, feed, times, referee.measured[feed], steps)

@@ -33,9 +33,6 @@ SPARSE_AT_ONCE = 3
 # Half a minute of searching and compiling; --workloads=mlp has them.
 QUICK_LEFT_OUT = {"mlp": ("keras_best", "torch_compile", OURS_BFLOAT16)}
 
-Heat = dict[str, list[float]]
-"""Milliseconds a step in each round, of contenders that were alive at the same time."""
-
 
 def ours_for(workload: str, contender: str, names: Collection[str] = ()) -> str:
     """Which of ours a contender's ratio is taken against, where `names` ran."""
@@ -44,10 +41,13 @@ def ours_for(workload: str, contender: str, names: Collection[str] = ()) -> str:
     return OURS_LAZY if workload == SPARSE_WORKLOAD and contender in LAZY else OURS
 
 
-def rows(workload: str, names: Sequence[str], heats: Sequence[Heat], done: Referee) -> list[Row]:
+def rows(
+    workload: str, names: Sequence[str], heats: Sequence[timing.Times], done: Referee
+) -> list[Row]:
     """The rows of one workload: those with times, then those that were skipped.
 
-    A contender's times are those of all its heats; a ratio is of rounds of the same heat.
+    A heat is the times of contenders that were alive together. A contender's times are those of all
+    its heats; a ratio is of rounds of the same heat.
     """
     found: list[Row] = []
     for name in names:
@@ -80,7 +80,7 @@ def groups(workload: str, names: Sequence[str]) -> list[Sequence[str]]:
 def _race(workload: str, names: Sequence[str], caches: pathlib.Path, options: Options) -> Result:
     """One workload's part of the JSON file."""
     staying = [name for name in names if name in (OURS, OURS_LAZY, OURS_MIRRORED)]
-    heats: list[Heat] = []
+    heats: list[timing.Times] = []
     with Referee(workload, options) as referee:
 
         def admit(name: str) -> None:

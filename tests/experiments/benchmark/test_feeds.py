@@ -37,3 +37,14 @@ def test_both_feeds_train_the_same_steps() -> None:
         assert row["peak_rss_bytes"] > 50e6
     assert result["rows"][0]["ratio"] == 1.0
     assert tables.render("feeds", result["rows"]).count("| cnn |") == 2
+
+
+def test_a_feed_that_is_too_slow_is_a_row_that_says_so() -> None:
+    """Neither is ready within a moment: no times, and the reason in each row."""
+    result = whole(feeds.run(Options(workloads=["cnn"], seconds=0.05, limit=0.1)))
+    reason = "not ready within 0 s"
+    assert [(row["feed"], row["skipped"]) for row in result["rows"]] == [
+        ("resident", reason),
+        ("records", reason),
+    ]
+    assert "| cnn | resident | not ready within 0 s |" in tables.render("feeds", result["rows"])

@@ -29,9 +29,9 @@ def _measured() -> dict[str, scaling.Values]:
 def test_an_exact_machine_is_predicted_exactly() -> None:
     """Parameters come back as they were, and each prediction is what was measured."""
     found = {row["quantity"]: row["value"] for row in scaling.rows([_measured()], cores=2)}
-    assert found["cnn: fixed"] == pytest.approx(2.0)
-    assert found["mlp: an example"] == pytest.approx(0.1)
-    assert found["4 replicas: all-reduce latency"] == pytest.approx(0.5)
-    assert found["2 workers: all-reduce a MiB"] == pytest.approx(1.0)
+    assert found["cnn: fixed, ms"] == pytest.approx(2.0)
+    assert found["mlp: an example, ms"] == pytest.approx(0.1)
+    assert found["4 replicas: all-reduce latency, ms"] == pytest.approx(0.5)
+    assert found["2 workers: all-reduce a MiB, ms"] == pytest.approx(1.0)
     ratios = [value for name, value in found.items() if name.endswith("predicted / measured")]
     assert ratios == pytest.approx([1.0] * 6)

@@ -12,7 +12,7 @@ import pytest
 
 _WORKER = """
 import sys, time
-from loop import cluster
+from loop.distribute import cluster
 index, ports = int(sys.argv[1]), sys.argv[2:4]
 workers = cluster.Cluster(tuple(f"127.0.0.1:{port}" for port in ports), index)
 """
@@ -219,8 +219,8 @@ def test_a_worker_that_stops_with_a_status_waits_for_the_chief_to_save(why, tmp_
     body = f"""
         import os, signal
         import numpy as np, tensorflow as tf
-        import loop, loop.signals
-        from loop import run_directory
+        import loop
+        from loop.run import directory as run_directory, signals as signals_of
         from loop.checkpoint import asynchronous
         replicas = loop.distribute.multi_worker(workers, lost_seconds=1)
         with replicas.scope():
@@ -256,7 +256,7 @@ def test_a_worker_that_stops_with_a_status_waits_for_the_chief_to_save(why, tmp_
                 stop_signals=signals,
             ) as trainer:
                 trainer.train(until=1000)
-            sys.exit(loop.signals.exit_code(trainer.stop_signal))
+            sys.exit(signals_of.exit_code(trainer.stop_signal))
         """
     chief, other = (_start(index, ports, body) for index in range(2))
     with _killed_at_the_end(chief, other):

@@ -96,15 +96,42 @@ def test_layers_keep_their_seed_generators_where_the_adapter_looks():
     assert dropout in next(inner for inner in model._layers if inner._layers)._layers
 
 
+def test_a_stateful_recurrent_layer_keeps_its_states_where_the_adapter_looks():
+    """In `states` of the layer, in no list of weights; all layers are found, the inner ones too."""
+    given = keras.Input(batch_shape=(2, 3, 4))
+    inner = keras.Sequential([keras.layers.LSTM(5, stateful=True)])
+    model = keras.Model(given, inner(given))
+    lstm = inner.layers[0]
+    assert any(layer is lstm for layer in model._flatten_layers())
+    assert not {id(state) for state in lstm.states} & {id(weight) for weight in model.weights}
+    assert [
+        variable is state.value
+        for variable, state in zip(
+            adapter.recurrent_states(model).values(), lstm.states, strict=True
+        )
+    ] == [True, True]
+
+
+def test_the_global_seed_generator_is_where_the_adapter_looks():
+    """`keras.random` without a seed draws from the one that the adapter makes."""
+    keras.utils.clear_session()
+    adapter.make_global_seed_generator()
+    generator = keras.src.random.seed_generator.global_seed_generator()
+    before = generator.state.numpy().copy()
+    keras.random.normal([2])
+    assert (generator.state.numpy() != before).any()
+
+
 def test_the_adapter_uses_no_other_private_name():
     """The tests above speak of every underscored name of Keras that the adapter has."""
-    text = (_ROOT / "loop" / "adapter.py").read_text(encoding="utf-8")
+    text = (_ROOT / "loop" / "keras" / "adapter.py").read_text(encoding="utf-8")
     own = {"_schedule", "_variables", "_update", "_read", "_stateless"}
     # Not after a letter, so that `learning_rate` is not `_rate`.
     used = set(re.findall(r"(?<![A-Za-z0-9_])_[a-z]\w+", text)) - own
     assert used == {
         "_seed_generators",
         "_layers",
+        "_flatten_layers",
         "_check_variables_are_known",
         "_learning_rate",
         "_var_key",
