@@ -262,7 +262,7 @@ def nadam_rule(
     return parameter - step / (tf.sqrt(second / correction) + epsilon), first, second
 
 
-# Past this count the factor 1 - 0.96^i / 2 of the momentum schedule is 1 in float64.
+# Above this count the factor 1 - 0.96^i / 2 of the momentum schedule is 1 in float64.
 _SCHEDULED_MOMENTA = 1000
 
 

@@ -55,7 +55,7 @@ def momentum_rule(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Momentum: `v = mu v + g`, `p - lr v`; with nesterov `p - lr (g + mu v)`.
 
-    The velocity holds gradients, as in compat.v1: a new learning rate acts at once. Keras's holds
+    The velocity holds gradients, as in compat.v1: a new rate acts immediately. Keras's holds
     steps (`v = mu v - lr g`), which is the same only while the learning rate is constant.
 
     Returns:
