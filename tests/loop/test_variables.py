@@ -1,5 +1,8 @@
 """The explicit map from names to variables."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -81,3 +84,31 @@ def test_two_variables_of_one_name_are_refused():
     first, second = tf.Variable(1.0), tf.Variable(2.0)
     with pytest.raises(ValueError, match="two variables are named 'a/b/c'"):
         variables.named({"a": {"b/c": first}, "a/b": {"c": second}})
+
+
+_OUTSIDE = """
+import numpy as np, tensorflow as tf
+import loop
+replicas = loop.distribute.mirrored(virtual_devices=2)
+outside = tf.Variable(1.0, name="outside")
+with replicas.scope():
+    inside = tf.Variable(1.0, name="inside")
+feed = loop.feeds.Arrays({"x": np.ones(8, np.float32)}, batch_size=4)
+make = lambda state: loop.Trainer(
+    step=lambda batch: {}, feed=feed, state=state, replicas=replicas, compile="graph"
+)
+make({"inside": inside})
+try:
+    make({"inside": inside, "outside": outside})
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_variable_outside_the_replicas_scope_is_refused_by_name():
+    """One that was made inside is taken; without replicas the scope does not matter."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OUTSIDE], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.startswith("Trainer: 'outside' was made outside the scope of the 2 replicas")
+    variables.require_scope({"alone": tf.Variable(1.0)}, 1)
