@@ -5,9 +5,9 @@ What it wrote is read from its part of the trace; where a scalar of its row or o
 is not finite, the values from before the step are assigned again. The row alone would not do: in
 graph mode a fused operation may give a finite loss and gradients that are NaN.
 
-The price is a copy of what the step writes in graph mode, and a select under XLA. A step that
-checks its gradients by `loop.all_finite` and passes the answer to `optimizer.apply(finite=)` and in
-its row pays neither.
+The price is a copy of what the step writes in graph mode, and a select after the update under XLA:
+1.2 to 1.4 times the step (docs/measurements/finite_check.md). A step that checks its gradients by
+`loop.all_finite` and passes the answer to `optimizer.apply(finite=)` and in its row does not pay.
 """
 
 from __future__ import annotations
