@@ -166,7 +166,7 @@ class Trainer:
         self._evaluation = evaluation
         self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
-        self._examined = examination.Step(
+        self._examiner = examination.Examiner(
             step, feed, self.state, self.replicas, hooks=step_hooks.seed_hooks(owners)
         )
         self._stall_seconds = stall_seconds
@@ -376,7 +376,7 @@ class Trainer:
     def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
         failure = examination.Failure.of(int(self.global_step), self.feed, outcome)
-        line = failure.message(self._examined)
+        line = failure.message(self._examiner)
         if self._directory is not None and self.replicas.is_chief:
             with self.meter.phase("checkpoint"):
                 line += f"; {self._directory.save_replay(failure)}"
@@ -396,7 +396,7 @@ class Trainer:
         Nothing changes. Some thousand times slower than a training step.
         """
         self._opened()
-        return self._examined.examine(int(self.global_step), trace=True)
+        return self._examiner.examine(int(self.global_step), trace=True)
 
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.
