@@ -82,6 +82,9 @@ class GradientStep:
         named as one of the row's own.
     """
 
+    # The compiled loop then keeps no copy of what the step writes.
+    reports_finite = True
+
     def __init__(
         self,
         loss_fn: LossFunction,

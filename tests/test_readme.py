@@ -129,10 +129,11 @@ def test_gan_step_runs(mode):
         },
         batch_size=8,
     )
-    owners = {key: names[key] for key in ("generator", "critic", "generator_optimizer")}
+    owned = ("generator", "critic", "generator_optimizer", "critic_optimizer")
+    owners = {key: names[key] for key in owned}
     before = generator.kernel.numpy(), critic.kernel.numpy()
     trainer = loop.Trainer(step=names["gan_step"], feed=feed, state=owners, compile=mode)
     trainer.train(until=3)
-    assert trainer.rows.columns == ("critic_loss", "generator_loss")
+    assert trainer.rows.columns == ("critic_loss", "generator_loss", "finite")
     assert not np.array_equal(before[0], generator.kernel.numpy())
     assert not np.array_equal(before[1], critic.kernel.numpy())
