@@ -24,7 +24,7 @@ from loop.feeds import Batch, Feed
 from loop.nonfinite.origins import Origin, Watch, all_finite, is_number
 from loop.single_step import SingleStep
 from loop.step_context import StepContext
-from loop.variables import State
+from loop.variables import State, components
 
 _LISTED = 8
 
@@ -148,7 +148,7 @@ class Examiner:
         names = {
             component.handle._id: name
             for name, variable in self.state.items()
-            for component in getattr(variable, "values", (variable,))
+            for component in components(variable)
         }
         watch = Watch(names)
         with watch.watching():
