@@ -22,7 +22,7 @@ from experiments.entry.significant import significant
 
 if TYPE_CHECKING:
     from loop.checkpoint import Checkpoint
-    from loop.checkpoint.contents import Contents
+    from loop.checkpoint.reading import Contents
 
 _DAMAGED = 1
 _BAD_USAGE = 2
@@ -119,7 +119,7 @@ def _verify(directories: Sequence[Path]) -> int:
 
 def _diff(directories: Sequence[Path]) -> int:
     from loop import checkpoint
-    from loop.checkpoint.contents import read_contents
+    from loop.checkpoint.reading import read_contents
 
     first, second = (read_contents(_checkpoints(directory)[-1].path) for directory in directories)
     print(f"A {first.path}\nB {second.path}")
@@ -133,7 +133,7 @@ def _diff(directories: Sequence[Path]) -> int:
 
 
 def _variable_rows(first: Contents, second: Contents) -> list[list[str]]:
-    from loop.checkpoint.contents import variable_difference
+    from loop.checkpoint.comparison import variable_difference
 
     rows = []
     for name in sorted(first.values.keys() | second.values.keys()):

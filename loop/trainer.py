@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 from loop import distribute
@@ -23,14 +22,15 @@ from loop.errors import NonFiniteError
 from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, HasState, position
 from loop.global_step import GlobalStep
-from loop.keras import adapter, step_hooks
+from loop.keras import adapter
+from loop.keras.step_hooks import KerasParts
 from loop.nonfinite import examination
 from loop.rows import Rows
-from loop.run import stall
-from loop.run.directory import EVALUATIONS, METRICS, RunDirectory
+from loop.run.directory import RunDirectory
+from loop.run.prefetch import Call, prefetched_calls
 from loop.run.signals import StopSignals
 from loop.variables import named, require_scope, variable_of, with_brought
-from loop.writers.lines import JsonLines, Writer
+from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
 
@@ -121,60 +121,21 @@ class Trainer:
             raise ValueError(f"Trainer: stall_seconds must be above 0, got {stall_seconds}")
         if evaluate_every and evaluation is None:
             raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
+        self.feed = feed
+        self.meter = Meter()
         self.replicas = replicas or distribute.single()
         with self.replicas.scope():
             self.global_step = GlobalStep()
-        # A step that has state of its own (a loss scale) must not be forgotten by its user.
-        own = {"step": step} if getattr(step, "state", None) else {}
-        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
-        declared = named({**own, **owners, "global_step": self.global_step.variable})
-        self.state = with_brought(declared, step)
-        require_scope(self.state, self.replicas.count)
-        adapter.make_global_seed_generator()
-        self.feed = feed
-        self.meter = Meter()
-        self.rows: Rows | None = None
-        self.evaluations: list[tuple[int, dict[str, float]]] = []
-        self.stop_reason: str | None = None
-        self.stop_signal: int | None = None
-        self._choice = autotune.Choice(
-            lambda mode: CompiledLoop(
-                step,
-                feed,
-                mode=mode,
-                steps_per_call=self.steps_per_call,
-                global_step=self.global_step,
-                replicas=self.replicas,
-                hooks=step_hooks.seed_hooks(owners),
-                assigned=step_hooks.statistics(owners),
-                declared=Declared(
-                    self.state,
-                    scratch=[variable_of(variable) for variable in scratch],
-                    set_each_step=step_hooks.set_each_step(owners),
-                    stateful_random=stateful_random,
-                ),
-            ),
-            compile,
-            state=self.state,
-            replicas=self.replicas,
-            measurable=not isinstance(feed, HasState),
-        )
         if steps_per_call is None:
             steps_per_call = int(getattr(feed, "steps_per_call", 64))
         self.steps_per_call = steps_per_call
-        self._chosen: CompiledLoop | None = None
+        self._set_computation(step, state, compile, scratch, stateful_random)
+        self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
+        self._stall_seconds = stall_seconds
         self._evaluation = evaluation
         self._evaluation_weights = evaluation_weights
         self._compiled_evaluation: CompiledEvaluation | None = None
-        self._examined = examination.Step(
-            step, feed, self.state, self.replicas, hooks=step_hooks.seed_hooks(owners)
-        )
-        self._stall_seconds = stall_seconds
-        self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
-        self._streak = 0
         self._writers = list(writers)
-        self._step_lines: JsonLines | None = None
-        self._evaluation_lines: JsonLines | None = None
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
@@ -183,10 +144,64 @@ class Trainer:
         if keep_best is not None:
             actions = [*actions, Every(keep_best.monitor.every, keep_best)]
         self._actions = in_order(evaluate_every, actions, checkpoint_every)
+        self._set_start()
+
+    def _set_computation(
+        self,
+        step: StepFunction,
+        state: Any,
+        compile: Mode | Literal["auto"],
+        scratch: Sequence[Any],
+        stateful_random: bool,
+    ) -> None:
+        """The state, and what runs or examines the step on it."""
+        # A step that has state of its own (a loss scale) must not be forgotten by its user.
+        own = {"step": step} if getattr(step, "state", None) else {}
+        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
+        known = named({**own, **owners, "global_step": self.global_step.variable})
+        self.state = with_brought(known, step)
+        require_scope(self.state, self.replicas.count)
+        adapter.make_global_seed_generator()
+        keras = KerasParts.of(owners)
+        declared = Declared(
+            self.state,
+            scratch=[variable_of(variable) for variable in scratch],
+            set_each_step=keras.set_each_step,
+            stateful_random=stateful_random,
+        )
+        self._choice = autotune.Choice(
+            lambda mode: CompiledLoop(
+                step,
+                self.feed,
+                mode=mode,
+                steps_per_call=self.steps_per_call,
+                global_step=self.global_step,
+                replicas=self.replicas,
+                hooks=keras.hooks,
+                assigned=keras.assigned,
+                declared=declared,
+            ),
+            compile,
+            state=self.state,
+            replicas=self.replicas,
+            measurable=not isinstance(self.feed, HasState),
+        )
+        self._examiner = examination.Examiner(
+            step, self.feed, self.state, self.replicas, hooks=keras.hooks
+        )
+
+    def _set_start(self) -> None:
+        """Where a run is before it is opened."""
+        self.rows: Rows | None = None
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.stop_reason: str | None = None
+        self.stop_signal: int | None = None
         self._ready = False
         self._closed = False
-        self._saved_mode: Mode | None = None
+        self._chosen: CompiledLoop | None = None
         self._compiled = False
+        self._streak = 0
+        self._saved_mode: Mode | None = None
         self._saved_step: int | None = None
 
     @property
@@ -265,14 +280,13 @@ class Trainer:
         exactness = {"replicas": self.replicas.count}
         with self.meter.phase("checkpoint"):
             restored = directory.open(self.state, exactness, seed=self.feed.seed)
-        step = int(self.global_step)
-        self._step_lines = JsonLines(directory.path / METRICS, step=step)
-        self._writers.append(self._step_lines)
-        self._evaluation_lines = JsonLines(directory.path / EVALUATIONS, step=step)
-        self.evaluations = read_evaluations(self._evaluation_lines.path)
+        assert directory.step_lines is not None
+        assert directory.evaluation_lines is not None
+        self._writers.append(directory.step_lines)
+        self.evaluations = read_evaluations(directory.evaluation_lines.path)
         if restored is not None:
-            _log.info("resumed from %s at step %d", restored.path, step)
-            self._saved_step = step
+            _log.info("resumed from %s at step %d", restored.path, restored.step)
+            self._saved_step = restored.step
         return restored
 
     def train(self, *, until: int) -> None:
@@ -296,7 +310,7 @@ class Trainer:
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
-        if step < until:
+        if step < until and self.stop_reason is None:
             step = self._calls(step, until)
         for every in self._actions:
             if every.at_end and not every.is_due(step):
@@ -308,39 +322,36 @@ class Trainer:
     def _calls(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
         loop = self.compiled_loop(steps=until - step)
-        with ThreadPoolExecutor(1, "prepare the next call") as background:
-            count = self._count(step, until)
-            chunk = background.submit(loop.prepare, step, count)
-            while step < until and self.stop_reason is None:
-                step, count, chunk = self._call(step, count, chunk, until, background)
+        calls = prefetched_calls(
+            loop.prepare,
+            lambda step: self._count(step, until),
+            step=step,
+            until=until,
+            meter=self.meter,
+            stall_seconds=self._stall_seconds,
+        )
+        with contextlib.closing(calls):
+            for call in calls:
+                self._run(loop, call)
+                step = call.step + call.count
                 self._boundary(step)
+                if self.stop_reason is not None:
+                    break
         return step
 
-    def _call(
-        self,
-        step: int,
-        count: int,
-        chunk: Future[Any],
-        until: int,
-        background: ThreadPoolExecutor,
-    ) -> tuple[int, int, Future[Any]]:
-        """One compiled call, the next one's input fetched meanwhile."""
-        loop = self.compiled_loop(steps=until - step)
-        with self.meter.phase("input"):
-            prepared = stall.wait_for_input(chunk, step=step, seconds=self._stall_seconds)
+    def _run(self, loop: CompiledLoop, call: Call) -> None:
+        """One compiled call, and its rows to the writers."""
         phase: Phase = "train"
         if not self._compiled:
             if loop.compiles_by_a_step:
                 phase = "compile"
             else:
                 with self.meter.phase("compile"):
-                    loop.run(prepared, 0)
+                    loop.run(call.chunk, 0)
             self._compiled = True
-        following = self._count(step + count, until)
-        chunk = background.submit(loop.prepare, step + count, following)
         with self.meter.phase(phase):
             outcome = loop.run(
-                prepared, count, max_nonfinite=self._max_nonfinite, streak=self._streak
+                call.chunk, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
             )
         self.rows, self._streak = outcome.rows, outcome.streak
         if phase == "train":
@@ -349,7 +360,6 @@ class Trainer:
             writer(outcome.rows)
         if outcome.stopped:
             self._raise_nonfinite(outcome)
-        return step + count, following, chunk
 
     def _count(self, step: int, until: int) -> int:
         """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
@@ -376,7 +386,7 @@ class Trainer:
     def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
         failure = examination.Failure.of(int(self.global_step), self.feed, outcome)
-        line = failure.message(self._examined)
+        line = failure.message(self._examiner)
         if self._directory is not None and self.replicas.is_chief:
             with self.meter.phase("checkpoint"):
                 line += f"; {self._directory.save_replay(failure)}"
@@ -396,7 +406,7 @@ class Trainer:
         Nothing changes. Some thousand times slower than a training step.
         """
         self._opened()
-        return self._examined.examine(int(self.global_step), trace=True)
+        return self._examiner.examine(int(self.global_step), trace=True)
 
     def evaluate(self) -> dict[str, float]:
         """Runs the evaluation on the current state: name -> mean over the examples.
@@ -422,8 +432,8 @@ class Trainer:
         step = int(self.global_step)
         if self.evaluations[-1:] != [(step, results)]:  # A resume evaluates its first step again.
             self.evaluations.append((step, results))
-            if self._evaluation_lines is not None:
-                self._evaluation_lines.write([{"step": step, **results}])
+            if self._directory is not None and self._directory.evaluation_lines is not None:
+                self._directory.evaluation_lines.write([{"step": step, **results}])
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
@@ -461,13 +471,9 @@ class Trainer:
           CheckpointError: the last save failed.
         """
         self._closed = True
-        with contextlib.ExitStack() as last_first:  # Each, even where one raises.
-            if self._directory is not None:
-                last_first.callback(self._directory.close)
-                last_first.enter_context(self.meter.phase("checkpoint"))
-            for lines in (self._step_lines, self._evaluation_lines):
-                if lines is not None:
-                    last_first.callback(lines.close)
+        if self._directory is not None:
+            with self.meter.phase("checkpoint"):
+                self._directory.close()
 
     def __enter__(self) -> Trainer:
         return self

@@ -94,7 +94,6 @@ def test_files_import_each_other_in_no_circle():
 _WIDE_ROOMS = {
     "loop",
     "kernels",
-    "loop/checkpoint",
     "loop/feeds",
     "loop/optimizers",
     "experiments/training",

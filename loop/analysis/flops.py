@@ -10,9 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import target
-from loop import step_context
-from loop.feeds import Feed, layout
-from loop.step_context import StepContext
+from loop.feeds import Feed
+from loop.single_step import SingleStep
 
 _CONVOLUTIONS = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
@@ -33,23 +32,14 @@ def of_step(step: Callable[[Any], Any], feed: Feed) -> int:
         # Micro-batches do the work of the whole batch, but in a loop of unknown length.
         step = copy.copy(step)
         step.accumulate = 1  # type: ignore[attr-defined]
-    own = layout(feed.batch_size)
-    chunk = {name: tf.constant(array) for name, array in feed.chunk(0, 1, 1, own).items()}
+    first = SingleStep(feed, 0)
 
-    def traced(resident: Any, chunk: Any) -> list[Any]:
-        context = StepContext(
-            seed=tf.constant(feed.seed, tf.int64),
-            global_step=tf.zeros([], tf.int64),
-            positions=tf.constant(own.positions),
-            mask=None,
-            batch_size=feed.batch_size,
-        )
+    def traced() -> list[Any]:
         # Without XLA's forms: those would hide convolutions in products of another size.
-        with target.tracing_for("graph"), step_context.within(context):
-            return list(step(feed.batch(resident, chunk, tf.constant(0))).values())
+        with target.tracing_for("graph"), first.batch() as batch:
+            return list(step(batch).values())
 
-    function = tf.function(traced, autograph=False)
-    return of_graph(function.get_concrete_function(dict(feed.resident()), chunk).graph)
+    return of_graph(tf.function(traced, autograph=False).get_concrete_function().graph)
 
 
 def of_graph(graph: Any) -> int:

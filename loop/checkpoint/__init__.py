@@ -5,24 +5,21 @@ what stands in each, `saving.py` for the order of writing.
 """
 
 from loop.checkpoint.asynchronous import AsynchronousSaver, Pause
-from loop.checkpoint.comparison import changed, differences
-from loop.checkpoint.contents import read_manifest
+from loop.checkpoint.comparison import changed, differences, environment
 from loop.checkpoint.directory import (
     Checkpoint,
     check_writable,
     clean_orphans,
+    retain,
     scan,
     set_aside,
 )
-from loop.checkpoint.errors import CheckpointError, DamagedCheckpointError, StateMismatchError
-from loop.checkpoint.machine import environment
+from loop.checkpoint.files import CheckpointError, DamagedCheckpointError, StateMismatchError
 from loop.checkpoint.manifest import Json
-from loop.checkpoint.restoring import Restored, restore, restore_latest
-from loop.checkpoint.retention import retain
+from loop.checkpoint.reading import read_manifest, verify
+from loop.checkpoint.restoring import Restored, require_start, restore, restore_latest
 from loop.checkpoint.saving import save
-from loop.checkpoint.start import require_start
 from loop.checkpoint.values import copy_to_host, state_sha256
-from loop.checkpoint.verification import verify
 
 __all__ = [
     "AsynchronousSaver",

@@ -13,9 +13,8 @@ from types import TracebackType
 
 import tensorflow as tf
 
-from loop.checkpoint.directory import absolute, checkpoint_name
+from loop.checkpoint.directory import absolute, check_keep, checkpoint_name, retain
 from loop.checkpoint.manifest import Json, checked_metadata
-from loop.checkpoint.retention import check_keep, retain
 from loop.checkpoint.saving import write
 from loop.checkpoint.values import Array, copy_to_host
 

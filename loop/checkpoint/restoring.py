@@ -1,26 +1,26 @@
-"""Restoring a state: strict both ways, all or nothing, walking back over damaged checkpoints."""
+"""Restoring a state, strict both ways, all or nothing; and whether a run may start at step 0."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from loop.checkpoint.directory import absolute, scan, set_aside
-from loop.checkpoint.errors import (
+from loop.checkpoint.directory import absolute, damaged_entries, scan, set_aside, unknown_entries
+from loop.checkpoint.files import (
     CheckpointError,
     DamagedCheckpointError,
     StateMismatchError,
     one_line,
 )
 from loop.checkpoint.manifest import Manifest, VariableEntry
+from loop.checkpoint.reading import inspect, read_values, verify
 from loop.checkpoint.values import Array, assign, check_state, describe_variable
-from loop.checkpoint.verification import inspect, read_values
 
 _LISTED = 8
 
@@ -137,3 +137,42 @@ def restore_latest(
         f"{' | '.join(skipped[:3])}{' | ...' if len(skipped) > 3 else ''}; bring one back from a "
         "copy, or pass --fresh to start at step 0"
     )
+
+
+def require_start(
+    directory: str | os.PathLike[str], *, known: Collection[str] = (), fresh: bool = False
+) -> None:
+    """Refuses a start at step 0 in a directory that another thing or a lost run fills.
+
+    Call it when `restore_latest` gave None; with `fresh`, instead of `restore_latest`.
+
+    Args:
+      directory: the run's directory.
+      known: names that a run killed before its first checkpoint may leave (lock, flags file).
+      fresh: start whatever is there, unless it is a valid checkpoint. Damaged checkpoints are set
+        aside (renamed); nothing is deleted.
+
+    Raises:
+      CheckpointError: names what was found.
+    """
+    root = absolute(directory)
+    checkpoints = scan(root)
+    if fresh:
+        for checkpoint in reversed(checkpoints):
+            if not verify(checkpoint.path):
+                raise CheckpointError(
+                    f"directory {root} holds a valid checkpoint of step {checkpoint.step}; --fresh "
+                    "starts at step 0 only where there is none: drop --fresh to resume, or choose "
+                    "another directory"
+                )
+        for checkpoint in checkpoints:
+            set_aside(checkpoint.path)
+        return
+    found = [c.path.name for c in checkpoints] + damaged_entries(root)
+    found += unknown_entries(root, known)
+    if found:
+        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise CheckpointError(
+            f"directory {root} is not empty and no valid checkpoint was restored from it (found "
+            f"{names}); choose another directory, or pass --fresh to start at step 0 in this one"
+        )

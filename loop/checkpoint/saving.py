@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from loop.checkpoint import bundle
 from loop.checkpoint.directory import (
     absolute,
     checkpoint_name,
@@ -19,8 +18,13 @@ from loop.checkpoint.directory import (
     set_aside,
     temporary_name,
 )
-from loop.checkpoint.errors import CheckpointError, one_line
-from loop.checkpoint.files import fsync_path, size_and_sha256, write_durably
+from loop.checkpoint.files import (
+    CheckpointError,
+    fsync_path,
+    one_line,
+    size_and_sha256,
+    write_durably,
+)
 from loop.checkpoint.manifest import (
     FILE_NAME,
     FileEntry,
@@ -29,8 +33,17 @@ from loop.checkpoint.manifest import (
     checked_metadata,
     encode,
 )
-from loop.checkpoint.values import Array, copy_to_host, describe_variable, raw_bytes, state_sha256
-from loop.checkpoint.verification import inspect
+from loop.checkpoint.reading import inspect
+from loop.checkpoint.values import (
+    BUNDLE_FILES,
+    Array,
+    copy_to_host,
+    describe_variable,
+    raw_bytes,
+    read_bundle,
+    state_sha256,
+    write_bundle,
+)
 
 
 def save(
@@ -124,11 +137,11 @@ def _fill(
 ) -> None:
     """Writes the checkpoint's files into the temporary directory and forces them to the disk."""
     variables = {name: describe_variable(array) for name, array in arrays.items()}
-    bundle.write_bundle(temporary, arrays)
-    for name in bundle.FILE_NAMES:
+    write_bundle(temporary, arrays)
+    for name in BUNDLE_FILES:
         fsync_path(temporary / name)
-    _compare(bundle.read_bundle(temporary, variables), arrays)
-    files = {name: FileEntry(*size_and_sha256(temporary / name)) for name in bundle.FILE_NAMES}
+    _compare(read_bundle(temporary, variables), arrays)
+    files = {name: FileEntry(*size_and_sha256(temporary / name)) for name in BUNDLE_FILES}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     manifest = Manifest(step, created, files, variables, digest, metadata)
     write_durably(temporary / FILE_NAME, encode(manifest))

@@ -1,9 +1,11 @@
-"""A run's state on the host: real copies of the variables, their hash, and setting them again."""
+"""A run's state on the host: copies of the variables, their hash, their file format, and back."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,18 +14,22 @@ import tensorflow as tf
 
 from loop import handles
 from loop.checkpoint.manifest import VariableEntry
+from loop.variables import components
 
 Array = npt.NDArray[Any]
 
+_PREFIX = "state"
+BUNDLE_FILES = (f"{_PREFIX}.data-00000-of-00001", f"{_PREFIX}.index")
 
-def components(name: str, variable: tf.Variable) -> tuple[tf.Variable, ...]:
+
+def _stored(name: str, variable: tf.Variable) -> tuple[tf.Variable, ...]:
     """A variable's copies on the replicas, primary first; itself if it is not distributed.
 
     Raises:
       TypeError: if it holds another value on each replica by design (ON_READ with several
         replicas): its primary value is not its state.
     """
-    replicas: tuple[tf.Variable, ...] = tuple(getattr(variable, "values", ())) or (variable,)
+    replicas = components(variable)
     if len(replicas) > 1 and variable.synchronization == tf.VariableSynchronization.ON_READ:
         raise TypeError(
             f"state: variable {name!r} holds another value on each of {len(replicas)} replicas "
@@ -59,7 +65,7 @@ def check_state(state: Mapping[str, tf.Variable]) -> None:
             raise TypeError(f"state[{name!r}]: expected a tf.Variable, got {type(variable)}")
         if dtype in (tf.string, tf.resource, tf.variant):
             raise TypeError(f"state[{name!r}]: a {dtype.name} variable cannot be checkpointed")
-        components(name, variable)
+        _stored(name, variable)
 
 
 def describe_variable(value: tf.Variable | Array) -> VariableEntry:
@@ -89,7 +95,7 @@ def copy_to_host(
     check_state(state)
     copies: dict[str, Array] = {}
     for name, variable in state.items():
-        value = read(components(name, variable)[0])
+        value = read(_stored(name, variable)[0])
         buffer = buffers.get(name) if buffers else None
         if buffer is None or buffer.dtype != value.dtype or buffer.shape != value.shape:
             copies[name] = np.array(value, order="C", copy=True)
@@ -102,7 +108,7 @@ def copy_to_host(
 def assign(state: Mapping[str, tf.Variable], values: Mapping[str, Array]) -> None:
     """Sets every variable, on every replica, to its value."""
     for name, variable in state.items():
-        for replica in components(name, variable):
+        for replica in _stored(name, variable):
             replica.assign(values[name])
 
 
@@ -130,9 +136,46 @@ def state_sha256(state: Mapping[str, tf.Variable | Array]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state, key=lambda name: name.encode("utf-8")):
         value = state[name]
-        array = value if isinstance(value, np.ndarray) else read(components(name, value)[0])
+        array = value if isinstance(value, np.ndarray) else read(_stored(name, value)[0])
         entry = describe_variable(array)
         shape = ",".join(map(str, entry.shape))
         digest.update(f"{name}\0{entry.dtype}\0{shape}\0".encode())
         digest.update(raw_bytes(array))
     return digest.hexdigest()
+
+
+def write_bundle(directory: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes the two files of a bundle into `directory`; `tf.train.load_checkpoint` reads them.
+
+    Raises:
+      tf.errors.OpError: as the file system does.
+    """
+    names = sorted(arrays)
+    with tf.device("/CPU:0"):
+        tf.raw_ops.SaveV2(
+            prefix=os.fsencode(directory / _PREFIX),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.convert_to_tensor(arrays[name]) for name in names],
+        )
+
+
+def read_bundle(directory: Path, variables: Mapping[str, VariableEntry]) -> dict[str, Array]:
+    """Reads the named tensors into host memory.
+
+    By TensorFlow's operation, not by `tf.train.load_checkpoint`: that reader ends the process with
+    a segmentation fault when a block of the index cannot be read (TF 2.21).
+
+    Raises:
+      TypeError: if a dtype is unknown to TensorFlow.
+      tf.errors.OpError: if one is missing, of another dtype, or fails the format's own checksum.
+    """
+    names = sorted(variables)
+    with tf.device("/CPU:0"):
+        tensors = tf.raw_ops.RestoreV2(
+            prefix=os.fsencode(directory / _PREFIX),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            dtypes=[tf.as_dtype(variables[name].dtype) for name in names],
+        )
+    return {name: np.asarray(tensor) for name, tensor in zip(names, tensors, strict=True)}

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from loop.checkpoint.contents import read_contents
 from loop.checkpoint.directory import scan
-from loop.checkpoint.errors import CheckpointError
+from loop.checkpoint.files import CheckpointError
+from loop.checkpoint.reading import read_contents, verify
 from loop.checkpoint.values import assign
-from loop.checkpoint.verification import verify
 
 _LISTED = 6
 

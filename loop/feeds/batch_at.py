@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
-from loop import step_context
 from loop.feeds.feed import Batch, Feed
-from loop.feeds.layout import layout
-from loop.step_context import StepContext
+from loop.single_step import SingleStep
 
 
 def batch_at(feed: Feed, step: int) -> Batch:
@@ -17,14 +13,5 @@ def batch_at(feed: Feed, step: int) -> Batch:
       feed: any feed; one that reads in order reads on from there, and goes back when next asked.
       step: a global step, whose place the feed knows.
     """
-    place = layout(feed.batch_size)
-    chunk = {name: tf.constant(array) for name, array in feed.chunk(step, 1, 1, place).items()}
-    context = StepContext(
-        seed=tf.constant(feed.seed, tf.int64),
-        global_step=tf.constant(step, tf.int64),
-        positions=tf.constant(place.positions),
-        mask=None,
-        batch_size=feed.batch_size,
-    )
-    with step_context.within(context):
-        return feed.batch(feed.resident(), chunk, tf.constant(0))
+    with SingleStep(feed, step).batch() as batch:
+        return batch

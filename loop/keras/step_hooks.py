@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +14,37 @@ from loop.step_context import StepContext
 from loop.variables import variable_of
 
 
+@dataclasses.dataclass(frozen=True)
+class KerasParts:
+    """What the Keras models in a state need of the loop.
+
+    Attributes:
+      hooks: called at the start of each step; they set the models' seed generators from the seed
+        and the global step.
+      set_each_step: the variables that the hooks set.
+      assigned: what the forward pass assigns, the models' non-trainable weights.
+    """
+
+    hooks: Sequence[StepHook]
+    set_each_step: Sequence[tf.Variable]
+    assigned: Sequence[tf.Variable]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> KerasParts:
+        """The parts of the models in a state, given as its owners by name."""
+        layers = _layers(state)
+        generators = [g for layer in layers for g in adapter.seed_generators(layer)]
+
+        def set_seeds(context: StepContext) -> None:
+            adapter.seed_from_step(generators, context.seed, context.global_step)
+
+        return cls(
+            hooks=[set_seeds] if generators else [],
+            set_each_step=[generator.state.value for generator in generators],
+            assigned=[variable_of(w) for layer in layers for w in layer.non_trainable_weights],
+        )
+
+
 def _layers(owner: Any) -> list[Any]:
     """The Keras layers in the state, which may hold mappings and sequences."""
     if isinstance(owner, Mapping):
@@ -20,32 +52,3 @@ def _layers(owner: Any) -> list[Any]:
     if isinstance(owner, (list, tuple)):
         return [layer for value in owner for layer in _layers(value)]
     return [owner] if adapter.is_layer(owner) else []
-
-
-def seed_hooks(state: Mapping[str, Any]) -> list[StepHook]:
-    """Sets the seed generators of Keras models in the state from (seed, step) at each step."""
-    layers = _layers(state)
-    generators = [g for layer in layers for g in adapter.seed_generators(layer)]
-    if not generators:
-        return []
-
-    def set_seeds(context: StepContext) -> None:
-        adapter.seed_from_step(generators, context.seed, context.global_step)
-
-    return [set_seeds]
-
-
-def set_each_step(state: Mapping[str, Any]) -> list[tf.Variable]:
-    """The variables that the hooks set at the start of each step: states of seed generators."""
-    return [
-        generator.state.value
-        for layer in _layers(state)
-        for generator in adapter.seed_generators(layer)
-    ]
-
-
-def statistics(state: Mapping[str, Any]) -> list[Any]:
-    """What the forward pass of Keras models assigns: their non-trainable weights."""
-    return [
-        variable_of(weight) for layer in _layers(state) for weight in layer.non_trainable_weights
-    ]

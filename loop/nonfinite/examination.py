@@ -17,14 +17,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kernels import target
-from loop import step_context
 from loop.checkpoint.values import assign, copy_to_host
 from loop.compiled.compiled_loop import Outcome
 from loop.distribute import Replicas
-from loop.feeds import Batch, Feed, layout
+from loop.feeds import Batch, Feed
 from loop.nonfinite.origins import Origin, Watch, all_finite, is_number
+from loop.single_step import SingleStep
 from loop.step_context import StepContext
-from loop.variables import State
+from loop.variables import State, components
 
 _LISTED = 8
 
@@ -75,13 +75,14 @@ class Findings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A training step, and what it is computed from.
+class Examiner:
+    """Computes steps again to find what in them is not finite.
 
     Attributes:
-      function: batch -> dict of scalars. One with a method `gradients` (see `GradientsOf`) tells
-        the gradients and changes nothing; any other is run whole and what it changed is put back.
-      feed: the source of its batch.
+      function: the step, batch -> dict of scalars. One with a method `gradients` (see
+        `GradientsOf`) tells the gradients and changes nothing; any other is run whole and what it
+        changed is put back.
+      feed: the source of its batches.
       state: name -> variable, everything that it may change.
       replicas: where the variables are; the whole batch is computed on the first one.
       hooks: called at its start (Keras's seeds).
@@ -147,7 +148,7 @@ class Step:
         names = {
             component.handle._id: name
             for name, variable in self.state.items()
-            for component in getattr(variable, "values", (variable,))
+            for component in components(variable)
         }
         watch = Watch(names)
         with watch.watching():
@@ -174,23 +175,11 @@ class Step:
 
     @contextlib.contextmanager
     def _batch(self, number: int) -> Iterator[Batch]:
-        """The step's batch; inside it is the step's context."""
-        feed = self.feed
+        """The batch of a step; inside it is that step's context."""
         accumulate = getattr(self.function, "accumulate", 1)
-        place = layout(feed.batch_size, accumulate=accumulate)
-        chunk = feed.chunk(number, 1, 1, place)
-        tensors = {name: tf.constant(array) for name, array in chunk.items()}
-        context = StepContext(
-            seed=tf.constant(feed.seed, tf.int64),
-            global_step=tf.constant(number, tf.int64),
-            positions=tf.constant(place.positions),
-            mask=tensors["mask"][0] if "mask" in tensors else None,
-            batch_size=feed.batch_size,
-        )
-        with target.tracing_for("eager"), step_context.within(context):
-            for hook in self.hooks:
-                hook(context)
-            yield feed.batch(dict(feed.resident()), tensors, tf.constant(0))
+        step = SingleStep(self.feed, number, accumulate=accumulate, hooks=self.hooks)
+        with target.tracing_for("eager"), step.batch() as batch:
+            yield batch
 
 
 def _findings(
@@ -262,14 +251,14 @@ class Failure:
         row = dict(zip(outcome.rows.columns, outcome.rows.table[-1].tolist(), strict=True))
         return cls(step, feed.seed, row, outcome.streak, feed.example_ids(step))
 
-    def message(self, examined: Step) -> str:
+    def message(self, examiner: Examiner) -> str:
         """What is not finite, in a line; computes the step once more to tell."""
         numbers = [
             f"{name}={self.row[name]:g}" for name in ("loss", "gradient_norm") if name in self.row
         ]
         return (
             f"step {self.step} is not finite after {self.streak} such steps in a row "
-            f"({', '.join(numbers)}); {self._found(examined)}; the state is that of step "
+            f"({', '.join(numbers)}); {self._found(examiner)}; the state is that of step "
             f"{self.step}; seed {self.seed}, examples {self._ids()}"
         )
 
@@ -281,9 +270,9 @@ class Failure:
             return f"positions {_listed(positions)}"
         return f"examples {_listed(self.example_ids[list(positions)])}"
 
-    def _found(self, examined: Step) -> str:
+    def _found(self, examiner: Examiner) -> str:
         try:
-            findings = self.findings = examined.examine(self.step)
+            findings = self.findings = examiner.examine(self.step)
         except Exception as error:  # The run's own error must be told, whatever befalls this.
             reason = (str(error).splitlines() or [""])[0]
             return f"what is not finite could not be found ({type(error).__name__}: {reason})"

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from loop import handles
 from loop.keras import adapter
 from loop.layers.module import Module
 
@@ -29,6 +30,7 @@ _OWN = frozenset(
     for name in (
         "nonfinite/origins.py",
         "nonfinite/examination.py",
+        "single_step.py",
         "step.py",
         "gradients.py",
         "keras/adapter.py",
@@ -266,6 +268,8 @@ def _site(frame: FrameType | None) -> Site | None:
 
 def _is_code(file: str) -> bool:
     if os.path.dirname(file) == _STANDARD_LIBRARY or f"{os.sep}keras{os.sep}" in file:
+        return False
+    if file == handles.__file__:  # Whoever reads a variable is meant.
         return False
     return not file.startswith(_LIBRARIES)
 

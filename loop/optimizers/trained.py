@@ -52,10 +52,3 @@ def gradient_shape(gradient: Gradient, trained: Trained) -> tf.TensorShape:
 def resource(variable: tf.Variable) -> tf.Tensor:
     """The variable's resource handle; inside `strategy.run`, of this replica's copy."""
     return variable.handle
-
-
-def read(handle: tf.Tensor, dtype: tf.DType, shape: tf.TensorShape) -> tf.Tensor:
-    """The whole value behind a handle."""
-    value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
-    value.set_shape(shape)
-    return value

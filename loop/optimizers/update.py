@@ -14,7 +14,8 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from kernels import sparse, target
-from loop.optimizers.trained import Gradient, Trained, read
+from loop.handles import read_handle, write_handle
+from loop.optimizers.trained import Gradient, Trained
 
 Pairs = Sequence[tuple[Trained, Gradient]]
 Scalars = dict[str, tf.Tensor]
@@ -67,10 +68,10 @@ class Update:
         self._learning_rate = learning_rate
         self._select = skip.finite if skip and skip.form == "select" else None
         self._applied = skip.finite if skip and skip.form == "idle" else None
-        done = read(count, tf.int64, tf.TensorShape([]))
+        done = read_handle(count, tf.int64, tf.TensorShape([]))
         self._count = tf.cast(done + 1, tf.float64)
         increment = tf.cast(skip.finite, tf.int64) if skip else tf.ones([], tf.int64)
-        tf.raw_ops.AssignVariableOp(resource=count, value=done + increment)
+        write_handle(count, done + increment)
         self._scalars: dict[Any, tuple[tf.Tensor, Scalars]] = {}
 
     def run(
@@ -102,15 +103,15 @@ class Update:
         if fused is not None and self._is_fused_faster(trained):
             rate, scalars = self._scalars_for(trained)
             if trained.decay:
-                old = read(handle, trained.dtype, variable.shape)
+                old = read_handle(handle, trained.dtype, variable.shape)
                 tf.raw_ops.AssignSubVariableOp(resource=handle, value=rate * trained.decay * old)
             fused(handle, gradient, *slots, **scalars)
             return
-        old = read(handle, variable.dtype, variable.shape)
-        old_slots = [read(slot, trained.dtype, variable.shape) for slot in slots]
+        old = read_handle(handle, variable.dtype, variable.shape)
+        old_slots = [read_handle(slot, trained.dtype, variable.shape) for slot in slots]
         new = self._apply_rule(trained, gradient, old, old_slots)
         for resource, value in zip([handle, *slots], new, strict=True):
-            tf.raw_ops.AssignVariableOp(resource=resource, value=value)
+            write_handle(resource, value)
 
     def _is_fused_faster(self, trained: Trained) -> bool:
         """Whether a fused operation may take the rule's place and is faster: not under XLA."""

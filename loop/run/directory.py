@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Collection, Mapping
@@ -15,6 +16,7 @@ from loop.nonfinite import replay_file
 from loop.nonfinite.examination import Failure
 from loop.run import lock
 from loop.variables import State
+from loop.writers.lines import JsonLines
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +42,11 @@ class RunDirectory:
       fresh: start at step 0 where the directory holds no valid checkpoint.
       rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
 
+    Attributes:
+      path: see above.
+      step_lines: `metrics.jsonl`, a line for each step; None until opened.
+      evaluation_lines: `evaluations.jsonl`, a line for each evaluation; None until opened.
+
     Raises:
       ValueError: on a `keep` below 1.
     """
@@ -60,6 +67,8 @@ class RunDirectory:
         self._metadata: dict[str, Any] = {}
         self._saved_exactness: dict[str, Any] = {}
         self._state: State = {}
+        self.step_lines: JsonLines | None = None
+        self.evaluation_lines: JsonLines | None = None
         self._known = [*_OWN_FILES, *known]
         self._allow_change = allow_change
         self._fresh = fresh
@@ -68,7 +77,7 @@ class RunDirectory:
         self._saver = AsynchronousSaver(path, keep=keep)
 
     def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
-        """Locks the directory and restores the newest sound checkpoint.
+        """Locks the directory, restores the newest sound checkpoint and opens the files of lines.
 
         Args:
           state: name -> variable, all that a resume needs.
@@ -92,7 +101,11 @@ class RunDirectory:
         }
         self._lock.acquire()
         try:
-            return self._restored(state)
+            restored = self._restored(state)
+            step = 0 if restored is None else restored.step
+            self.step_lines = JsonLines(self.path / METRICS, step=step)
+            self.evaluation_lines = JsonLines(self.path / EVALUATIONS, step=step)
+            return restored
         except BaseException:
             self._lock.release()  # So that what was refused can be corrected and opened again.
             raise
@@ -195,15 +208,17 @@ class RunDirectory:
         self._saver.poll()
 
     def close(self) -> None:
-        """Waits for the last save and gives the directory up.
+        """Waits for the last save, closes the files and gives the directory up.
 
         Raises:
           CheckpointError: the last save failed.
         """
-        try:
-            self._saver.close()
-        finally:
-            self._lock.release()
+        with contextlib.ExitStack() as last_first:  # Each, even where one raises.
+            last_first.callback(self._lock.release)
+            last_first.callback(self._saver.close)
+            for lines in (self.step_lines, self.evaluation_lines):
+                if lines is not None:
+                    last_first.callback(lines.close)
 
 
 def _warn_inexact(lines: list[str]) -> None:

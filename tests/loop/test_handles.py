@@ -63,5 +63,4 @@ def test_no_other_file_reads_or_writes_by_raw_operations():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in _OPERATIONS
     }
-    # The updater of the optimizers has handles of its own until its rules are in one place.
-    assert users - {"optimizers/trained.py", "optimizers/update.py"} == {"handles.py"}
+    assert users == {"handles.py"}

@@ -464,8 +464,8 @@ def test_closing_leaves_no_file_open(tmp_path):
         warnings.simplefilter("error")
         with _trainer(directory=tmp_path) as trainer:
             trainer.train(until=1)
-    assert trainer._step_lines._file.closed
-    assert trainer._evaluation_lines._file.closed
+    assert trainer._directory.step_lines._file.closed
+    assert trainer._directory.evaluation_lines._file.closed
 
 
 def test_bad_arguments_are_refused_at_construction():

@@ -14,7 +14,7 @@ import tensorflow as tf
 import kernels
 import loop
 from kernels import pooling
-from loop import checkpoint
+from loop import checkpoint, handles
 from loop.nonfinite import examination, origins, replay_file
 from tests.loop import steps
 
@@ -303,6 +303,19 @@ def test_keras_statistics_are_put_back():
     assert origin.site.layer == model.layers[0].name
 
 
+def test_a_read_by_handle_is_placed_at_its_reader():
+    """Where a variable that is not finite is read by its handle, the site is the reader's line."""
+    weight = tf.Variable([1.0, np.nan], name="weight")
+
+    def step(batch):
+        return {"loss": tf.reduce_sum(handles.read(weight)) * tf.reduce_sum(batch["x"])}
+
+    feed = loop.feeds.Arrays({"x": np.ones(8, np.float32)}, batch_size=4, seed=1)
+    trainer = loop.Trainer(step=step, feed=feed, state={"weight": weight}, compile="eager")
+    origin = trainer.examine().origins[0]
+    assert (origin.operation, origin.site.file) == ("ReadVariableOp", __file__)
+
+
 def test_a_failing_examination_does_not_hide_the_failure():
     """Where the step cannot be computed again, the line says so and the step is still named."""
 
@@ -311,11 +324,11 @@ def test_a_failing_examination_does_not_hide_the_failure():
             raise ArithmeticError("no\nmore")
 
     feed = loop.feeds.Arrays(steps.arrays(64), batch_size=4, seed=1)
-    examined = examination.Step(
+    examiner = examination.Examiner(
         Unwilling(), feed, {"w": tf.Variable(1.0)}, loop.distribute.single()
     )
     failure = examination.Failure(5, 1, {"loss": np.nan}, 1, None)
-    line = failure.message(examined)
+    line = failure.message(examiner)
     assert "could not be found (ArithmeticError: no)" in line
     assert "step 5 is not finite" in line
     assert "examples unknown" in line

@@ -1,25 +1,27 @@
-"""Whether a checkpoint is what was written: every file's size and SHA-256, every variable."""
+"""Reading a checkpoint without a model, and whether it is what was written."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
-from loop.checkpoint import bundle
 from loop.checkpoint.directory import absolute, step_of
-from loop.checkpoint.errors import DamagedCheckpointError, describe, first_line
-from loop.checkpoint.files import NotAPlainFileError, read_plain, size_and_sha256
-from loop.checkpoint.manifest import (
-    FILE_NAME,
-    MAXIMUM_BYTES,
-    FileEntry,
-    Manifest,
-    decode,
+from loop.checkpoint.files import (
+    DamagedCheckpointError,
+    NotAPlainFileError,
+    describe,
+    first_line,
+    one_line,
+    read_plain,
+    size_and_sha256,
 )
-from loop.checkpoint.values import Array, describe_variable, state_sha256
+from loop.checkpoint.manifest import FILE_NAME, MAXIMUM_BYTES, FileEntry, Manifest, decode
+from loop.checkpoint.values import BUNDLE_FILES, Array, describe_variable, read_bundle, state_sha256
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -37,9 +39,9 @@ def load_manifest(path: Path) -> Manifest:
             raise
         raise ValueError(f"{FILE_NAME}: cannot be read: {describe(error)}") from error
     manifest = decode(content)
-    if set(manifest.files) != set(bundle.FILE_NAMES):
+    if set(manifest.files) != set(BUNDLE_FILES):
         raise ValueError(
-            f"{FILE_NAME}: expected the files {sorted(bundle.FILE_NAMES)}, "
+            f"{FILE_NAME}: expected the files {sorted(BUNDLE_FILES)}, "
             f"found {sorted(manifest.files)[:4]}"
         )
     named = step_of(path.name)
@@ -91,7 +93,7 @@ def read_values(path: Path, manifest: Manifest) -> dict[str, Array]:
     """
     index, data = sorted(manifest.files, reverse=True)
     try:
-        values = bundle.read_bundle(path, manifest.variables)
+        values = read_bundle(path, manifest.variables)
     except (tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError):
         raise
     except (tf.errors.OpError, TypeError, ValueError) as error:
@@ -132,3 +134,51 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     except (OSError, tf.errors.OpError) as error:
         return [f"{root.name}: cannot be read: {describe(error)}"]
     return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a checkpoint holds.
+
+    Attributes:
+      path: its directory.
+      step: the global step.
+      metadata: what was stored with it.
+      values: name -> array.
+    """
+
+    path: Path
+    step: int
+    metadata: dict[str, Any]
+    values: dict[str, Array]
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """A checkpoint's manifest; its files are not read.
+
+    Raises:
+      DamagedCheckpointError: if the manifest is missing or damaged.
+      CheckpointError: if it cannot be read (permission).
+    """
+    root = absolute(path)
+    with one_line(f"checkpoint {root} cannot be read", "check its permissions and the disk"):
+        try:
+            return load_manifest(root)
+        except ValueError as error:
+            raise DamagedCheckpointError(root, [str(error)]) from None
+
+
+def read_contents(path: str | os.PathLike[str]) -> Contents:
+    """Reads a checkpoint, its files' SHA-256 checked first.
+
+    Raises:
+      DamagedCheckpointError: names each damaged file.
+      CheckpointError: if a file cannot be read (permission).
+    """
+    root = absolute(path)
+    with one_line(f"checkpoint {root} cannot be read", "check its permissions and the disk"):
+        manifest, problems = inspect(root)
+        if manifest is None or problems:
+            raise DamagedCheckpointError(root, problems)
+        values = read_values(root, manifest)
+    return Contents(root, manifest.step, manifest.metadata, values)
