@@ -4,29 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.flags import optimizer_choices, schedule_choices
+
 DEFAULT_EPOCHS = 30
-LEARNING_RATES = {
-    "sgd": 0.1,
-    "momentum": 0.05,
-    "nesterov": 0.05,
-    "adam": 0.002,
-    "adamw": 0.002,
-    "adagrad": 0.05,
-    "rmsprop": 0.001,
-    "adadelta": 1.0,
-    "nadam": 0.002,
-    "amsgrad": 0.002,
-    "lion": 0.0003,
-    "lamb": 0.005,
-    "lars": 1.0,
-    "muon": 0.02,
-}
-# The optimizers' own defaults, which a test compares: TensorFlow is not imported here.
-_MOMENTUM = 0.9
-_OWN_MOMENTUM = {"rmsprop": 0.0, "muon": 0.95}
-_WEIGHT_DECAY = {"adamw": 0.004}
-# natural_exp and inverse_time: rates of the exponent and of the divisor.
-_DECAY_RATE = {"exponential": 0.96, "step": 0.1, "natural_exp": 0.5, "inverse_time": 0.5}
+# Of the optimizers that have none: what was stored with their runs stays the same.
+_NO_MOMENTUM = 0.9
 _CLIP_NORM = {"value": 1.0, "norm": 1.0, "global_norm": 1.0, "adaptive": 0.01}
 _NO_AUGMENTATION = {
     "rotation": 0.0,
@@ -56,17 +38,18 @@ def complete(values: dict[str, Any]) -> dict[str, Any]:
     Args:
       values: flag -> checked value, None where not given.
     """
+    optimizer = optimizer_choices.BY_NAME[values["optimizer"]]
     defaults: dict[str, Any] = {
-        "learning_rate": LEARNING_RATES[values["optimizer"]],
-        "momentum": _OWN_MOMENTUM.get(values["optimizer"], _MOMENTUM),
-        "weight_decay": _WEIGHT_DECAY.get(values["optimizer"], 0.0),
-        "decay_rate": _DECAY_RATE.get(values["schedule"]),
+        "learning_rate": optimizer.learning_rate,
+        "momentum": _NO_MOMENTUM if optimizer.momentum is None else optimizer.momentum,
+        "weight_decay": optimizer.weight_decay,
+        "decay_rate": schedule_choices.BY_NAME[values["schedule"]].decay_rate,
         "clip_norm": _CLIP_NORM.get(values["clip"]),
         "boundaries": (),
         "values": (),
         **augmentation(values["augment"]),
     }
-    if values["schedule"] == "piecewise":
+    if values["values"]:
         defaults["learning_rate"] = values["values"][0]
     if values["steps"] is None:
         defaults["epochs"] = DEFAULT_EPOCHS

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from experiments.entry.errors import InputError, alternatives
-from experiments.flags import metrics, outer, table
+from experiments.flags import metrics, outer, schedule_choices, table
 
-_NEED_DECAY_STEPS = ("exponential", "step", "natural_exp", "inverse_time", "cosine_restarts")
 _PATHS = (
     *(
         "directory",
@@ -87,7 +86,8 @@ def _check_meaning(values: dict[str, Any], given: Set[str]) -> None:
 
 def _check_schedule(values: dict[str, Any]) -> None:
     schedule = values["schedule"]
-    if schedule in _NEED_DECAY_STEPS and values["decay_steps"] is None:
+    needs_steps = schedule_choices.BY_NAME[schedule].needs_decay_steps
+    if needs_steps and values["decay_steps"] is None:
         raise InputError(
             f"--schedule={schedule}",
             expected="--decay_steps beside it",

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
+from experiments.flags import optimizer_choices, schedule_choices
 from experiments.flags.flag import INT64_MAX, Flag
+from experiments.flags.optimizer_choices import WITH_MOMENTUM, defaults_in_words
+from experiments.flags.schedule_choices import WITH_WARMUP, taking
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 MODELS = ("cnn", "mlp", "keras_cnn", "resnet")
 FEEDS = ("resident", "records")
-OPTIMIZERS = (
-    "sgd",
-    "momentum",
-    "nesterov",
-    "adam",
-    "adamw",
-    "adagrad",
-    "rmsprop",
-    "adadelta",
-    "nadam",
-    "amsgrad",
-    "lion",
-    "lamb",
-    "lars",
-    "muon",
-)
-WITH_MOMENTUM = ("momentum", "nesterov", "rmsprop", "lars", "muon")
-SCHEDULES = (
-    "constant",
-    "exponential",
-    "piecewise",
-    "step",
-    "cosine",
-    "natural_exp",
-    "inverse_time",
-    "polynomial",
-    "cosine_restarts",
-    "linear_cosine",
-    "one_cycle",
-)
-
-
-def _schedules(*names: str) -> tuple[str, tuple[str, ...]]:
-    return "schedule", names
-
-
-def _all_schedules_but(name: str) -> tuple[str, tuple[str, ...]]:
-    return "schedule", tuple(schedule for schedule in SCHEDULES if schedule != name)
-
-
+OPTIMIZERS = tuple(optimizer_choices.BY_NAME)
+SCHEDULES = tuple(schedule_choices.BY_NAME)
 _NOT_DIGITS = ("dataset", DATASETS[1:])
-_RATED = ("exponential", "natural_exp", "inverse_time", "step")
-_TO_THE_END = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 
 DATA = (
     Flag("dataset", "data", "choice", "digits", "What to train on.", DATASETS),
@@ -115,14 +78,14 @@ OPTIMIZER = (
         " optimizer.",
         low=0.0,
         above=True,
-        only_with=_all_schedules_but("piecewise"),
+        only_with=taking("learning_rate"),
     ),
     Flag(
         "momentum",
         "optimizer",
         "float",
         None,
-        "Share of the velocity kept; 0.9 by default, 0 for rmsprop, 0.95 for muon.",
+        f"Share of the velocity kept; {defaults_in_words('momentum')}.",
         low=0.0,
         high=1.0,
         below=True,
@@ -133,7 +96,7 @@ OPTIMIZER = (
         "optimizer",
         "float",
         None,
-        "Decoupled decay of kernels; 0.004 by default for adamw, else 0.",
+        f"Decoupled decay of kernels; {defaults_in_words('weight_decay')}.",
         low=0.0,
     ),
 )
@@ -147,7 +110,7 @@ SCHEDULE = (
         "Steps of a line from 0 up to the schedule, which starts after them.",
         low=0,
         high=INT64_MAX,
-        only_with=_all_schedules_but("one_cycle"),
+        only_with=("schedule", WITH_WARMUP),
     ),
     Flag(
         "decay_steps",
@@ -158,7 +121,7 @@ SCHEDULE = (
         " left after the warm-up.",
         low=1,
         high=INT64_MAX,
-        only_with=_schedules(*_RATED, "cosine_restarts", *_TO_THE_END),
+        only_with=taking("decay_steps"),
     ),
     Flag(
         "decay_rate",
@@ -168,7 +131,7 @@ SCHEDULE = (
         "Factor (or rate) every --decay_steps.",
         low=0.0,
         above=True,
-        only_with=_schedules(*_RATED),
+        only_with=taking("decay_rate"),
     ),
     Flag(
         "staircase",
@@ -176,7 +139,7 @@ SCHEDULE = (
         "bool",
         False,
         "Decay in jumps every --decay_steps.",
-        only_with=_schedules("exponential", "natural_exp", "inverse_time"),
+        only_with=taking("staircase"),
     ),
     Flag(
         "boundaries",
@@ -186,7 +149,7 @@ SCHEDULE = (
         "Steps after which the next of --values holds.",
         low=1,
         high=INT64_MAX,
-        only_with=_schedules("piecewise"),
+        only_with=taking("boundaries"),
     ),
     Flag(
         "values",
@@ -195,7 +158,7 @@ SCHEDULE = (
         None,
         "Learning rates, one more than --boundaries.",
         low=0.0,
-        only_with=_schedules("piecewise"),
+        only_with=taking("values"),
     ),
     Flag(
         "decay_alpha",
@@ -205,7 +168,7 @@ SCHEDULE = (
         "The lowest rate as a share of the initial one.",
         low=0.0,
         high=1.0,
-        only_with=_schedules("cosine", "cosine_restarts", "linear_cosine"),
+        only_with=taking("decay_alpha"),
     ),
     Flag(
         "decay_beta",
@@ -214,7 +177,7 @@ SCHEDULE = (
         0.001,
         "linear_cosine's added share.",
         low=0.0,
-        only_with=_schedules("linear_cosine"),
+        only_with=taking("decay_beta"),
     ),
     Flag(
         "num_periods",
@@ -223,7 +186,7 @@ SCHEDULE = (
         0.5,
         "Periods of linear_cosine's wave.",
         low=0.0,
-        only_with=_schedules("linear_cosine"),
+        only_with=taking("num_periods"),
     ),
     Flag(
         "end_learning_rate",
@@ -232,7 +195,7 @@ SCHEDULE = (
         0.0001,
         "The polynomial's last rate.",
         low=0.0,
-        only_with=_schedules("polynomial"),
+        only_with=taking("end_learning_rate"),
     ),
     Flag(
         "power",
@@ -242,7 +205,7 @@ SCHEDULE = (
         "The polynomial's power.",
         low=0.0,
         above=True,
-        only_with=_schedules("polynomial"),
+        only_with=taking("power"),
     ),
     Flag(
         "cycle",
@@ -250,7 +213,7 @@ SCHEDULE = (
         "bool",
         False,
         "Whether the polynomial rises again past its end.",
-        only_with=_schedules("polynomial"),
+        only_with=taking("cycle"),
     ),
     Flag(
         "t_mul",
@@ -259,7 +222,7 @@ SCHEDULE = (
         2.0,
         "How many times longer each restarted wave is.",
         low=1.0,
-        only_with=_schedules("cosine_restarts"),
+        only_with=taking("t_mul"),
     ),
     Flag(
         "m_mul",
@@ -269,7 +232,7 @@ SCHEDULE = (
         "How many times higher each restarted wave is.",
         low=0.0,
         above=True,
-        only_with=_schedules("cosine_restarts"),
+        only_with=taking("m_mul"),
     ),
     Flag(
         "warmup_fraction",
@@ -281,7 +244,7 @@ SCHEDULE = (
         high=1.0,
         above=True,
         below=True,
-        only_with=_schedules("one_cycle"),
+        only_with=taking("warmup_fraction"),
     ),
     Flag(
         "initial_divisor",
@@ -291,7 +254,7 @@ SCHEDULE = (
         "one_cycle starts at --learning_rate divided by this.",
         low=0.0,
         above=True,
-        only_with=_schedules("one_cycle"),
+        only_with=taking("initial_divisor"),
     ),
     Flag(
         "final_divisor",
@@ -301,6 +264,6 @@ SCHEDULE = (
         "one_cycle ends at its start divided by this.",
         low=0.0,
         above=True,
-        only_with=_schedules("one_cycle"),
+        only_with=taking("final_divisor"),
     ),
 )

@@ -16,7 +16,7 @@ import loop
 from experiments.data.datasets import Dataset
 from experiments.entry.errors import InputError
 from experiments.entry.run_main import EXIT_BAD_INPUT
-from experiments.flags import Settings, rules
+from experiments.flags import Settings, rules, schedule_choices
 from experiments.training import (
     delivery,
     dry_run,
@@ -49,7 +49,6 @@ RECORDS_FOLDER = "records"
 # However long the start took, the others are waited for this long.
 _LEAST_MEETING_SECONDS = 5.0
 
-_ENDING_SCHEDULES = ("cosine", "polynomial", "linear_cosine", "one_cycle")
 _ONE_LINE = (
     checkpoint.CheckpointError,
     lock.RunLockError,
@@ -356,7 +355,7 @@ def _profiled_steps(text: str, total_steps: int) -> tuple[int, int]:
 def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
     """The settings that make it this run, with the schedule's end worked out."""
     kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _HARMLESS}
-    if settings.schedule in _ENDING_SCHEDULES and settings.decay_steps is None:
+    if schedule_choices.BY_NAME[settings.schedule].ends and settings.decay_steps is None:
         kept["decay_steps"] = total_steps - settings.warmup_steps
     if settings.plateau:
         kept["eval_every"] = settings.eval_every

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import updates
-from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def adagrad_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    accumulator: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    epsilon: tf.Tensor,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Adagrad: `a += g^2`, `p - lr g / sqrt(a + epsilon)`.
+
+    Epsilon is inside the root as in Keras; compat.v1 has none.
+
+    Returns:
+      The new parameter and accumulator.
+
+    Source: Duchi et al. 2011; `tf.compat.v1.train.AdagradOptimizer`.
+    """
+    accumulator = keep(accumulator + tf.square(gradient), accumulator)
+    return parameter - learning_rate * gradient / tf.sqrt(accumulator + epsilon), accumulator
+
+
+def _fused_adagrad(
+    handle: tf.Tensor,
+    gradient: tf.Tensor,
+    accumulator: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    epsilon: tf.Tensor,
+) -> None:
+    del epsilon  # 0: see `Adagrad`
+    tf.raw_ops.ResourceApplyAdagrad(var=handle, accum=accumulator, lr=learning_rate, grad=gradient)
 
 
 class Adagrad(Optimizer):
@@ -32,8 +62,6 @@ class Adagrad(Optimizer):
     Source: Duchi et al. 2011; `tf.compat.v1.train.AdagradOptimizer`.
     """
 
-    idle = MappingProxyType({"learning_rate": 0.0})
-
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
@@ -42,54 +70,67 @@ class Adagrad(Optimizer):
         epsilon: float = 0.0,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._initial = checks.number("Adagrad", "initial_accumulator", initial_accumulator)
-        self._epsilon = checks.number("Adagrad", "epsilon", epsilon)
-        if self._initial == 0 and self._epsilon == 0:
+        initial = checks.number("Adagrad", "initial_accumulator", initial_accumulator)
+        epsilon = checks.number("Adagrad", "epsilon", epsilon)
+        if initial == 0 and epsilon == 0:
             raise ValueError(
                 "Adagrad: initial_accumulator and epsilon are both 0, where a zero gradient gives "
                 "NaN; make one of them positive"
             )
-        # The operation has no epsilon inside the root.
-        self.has_fused = self._epsilon == 0
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The sum of squares."""
-        del name, shape
-        return {"accumulator": self._initial}
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """Epsilon."""
-        del learning_rate, count, dtype
-        return {"epsilon": tf.constant(self._epsilon, tf.float64)}
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.adagrad`."""
-        del trained
-        new, accumulator = updates.adagrad(
-            parameter, gradient, slots["accumulator"], **scalars, keep=keep
+        rule = Rule(
+            adagrad_rule,
+            slots={"accumulator": initial},
+            constants={"epsilon": epsilon},
+            # The operation has no epsilon inside the root.
+            fused=_fused_adagrad if epsilon == 0 else None,
+            idle={},
         )
-        return new, {"accumulator": accumulator}
+        super().__init__(learning_rate, rule, **options)
 
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """One pass, in place."""
-        tf.raw_ops.ResourceApplyAdagrad(
-            var=handle, accum=slots["accumulator"], lr=scalars["learning_rate"], grad=gradient
-        )
+
+def adadelta_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    mean_square: tf.Tensor,
+    step_square: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    rho: tf.Tensor,
+    epsilon: tf.Tensor,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Adadelta: the step is `g sqrt(u + epsilon) / sqrt(s + epsilon)`, u the mean of its squares.
+
+    Returns:
+      The new parameter, mean of the gradient's squares s and of the step's squares u.
+
+    Source: Zeiler 2012, arXiv:1212.5701; `tf.compat.v1.train.AdadeltaOptimizer`.
+    """
+    mean_square = keep(mean_square + (1 - rho) * (tf.square(gradient) - mean_square), mean_square)
+    step = gradient * tf.sqrt(step_square + epsilon) / tf.sqrt(mean_square + epsilon)
+    step_square = keep(step_square + (1 - rho) * (tf.square(step) - step_square), step_square)
+    return parameter - learning_rate * step, mean_square, step_square
+
+
+def _fused_adadelta(
+    handle: tf.Tensor,
+    gradient: tf.Tensor,
+    mean_square: tf.Tensor,
+    step_square: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    rho: tf.Tensor,
+    epsilon: tf.Tensor,
+) -> None:
+    tf.raw_ops.ResourceApplyAdadelta(
+        var=handle,
+        accum=mean_square,
+        accum_update=step_square,
+        lr=learning_rate,
+        rho=rho,
+        epsilon=epsilon,
+        grad=gradient,
+    )
 
 
 class Adadelta(Optimizer):
@@ -109,9 +150,6 @@ class Adadelta(Optimizer):
     Source: Zeiler 2012, arXiv:1212.5701; `tf.compat.v1.train.AdadeltaOptimizer`.
     """
 
-    has_fused = True
-    idle = MappingProxyType({"learning_rate": 0.0, "rho": 1.0, "epsilon": 1.0})
-
     def __init__(
         self,
         learning_rate: LearningRate = 1.0,
@@ -120,61 +158,18 @@ class Adadelta(Optimizer):
         epsilon: float = 1e-8,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._rho = checks.number("Adadelta", "rho", rho, below=1.0)
-        self._epsilon = checks.number("Adadelta", "epsilon", epsilon)
-        if self._epsilon == 0:
+        rho = checks.number("Adadelta", "rho", rho, below=1.0)
+        epsilon = checks.number("Adadelta", "epsilon", epsilon)
+        if epsilon == 0:
             raise ValueError(
                 "Adadelta: epsilon is 0, where the first step has no length and so no later one; "
                 "make it positive"
             )
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The mean squares of gradients and of steps."""
-        del name, shape
-        return {"accumulator": 0.0, "step_accumulator": 0.0}
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The decay and epsilon."""
-        del learning_rate, count, dtype
-        constants = {"rho": self._rho, "epsilon": self._epsilon}
-        return {name: tf.constant(value, tf.float64) for name, value in constants.items()}
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.adadelta`."""
-        del trained
-        new, gradients, steps = updates.adadelta(
-            parameter,
-            gradient,
-            slots["accumulator"],
-            slots["step_accumulator"],
-            **scalars,
-            keep=keep,
+        rule = Rule(
+            adadelta_rule,
+            slots={"accumulator": 0.0, "step_accumulator": 0.0},
+            constants={"rho": rho, "epsilon": epsilon},
+            fused=_fused_adadelta,
+            idle={"rho": 1.0, "epsilon": 1.0},
         )
-        return new, {"accumulator": gradients, "step_accumulator": steps}
-
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """One pass, in place."""
-        tf.raw_ops.ResourceApplyAdadelta(
-            var=handle,
-            accum=slots["accumulator"],
-            accum_update=slots["step_accumulator"],
-            lr=scalars["learning_rate"],
-            rho=scalars["rho"],
-            epsilon=scalars["epsilon"],
-            grad=gradient,
-        )
+        super().__init__(learning_rate, rule, **options)

@@ -1,12 +1,11 @@
 """What every optimizer shares: its slots, and which variables are decayed, scaled or frozen.
 
-A family's class says which slots a variable has and calls a pure rule of `kernels.updates`;
-`loop.optimizers.update` reads the variables, applies the rule and writes back.
+A family's class describes its rule (`loop.optimizers.rule`); `loop.optimizers.update` reads the
+variables, applies the rule and writes back.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,18 +14,10 @@ from typing import Any, ClassVar, Literal
 import tensorflow as tf
 
 from kernels import target
-from kernels.updates import Keep
 from loop import schedules
 from loop.optimizers import checks
-from loop.optimizers.trained import (
-    Gradient,
-    Scalars,
-    Slots,
-    Trained,
-    compute_dtype,
-    gradient_shape,
-    resource,
-)
+from loop.optimizers.rule import Rule
+from loop.optimizers.trained import Gradient, Trained, compute_dtype, gradient_shape, resource
 from loop.optimizers.update import Skip, Update, can_idle
 from loop.variables import name_of, variable_of
 
@@ -34,7 +25,7 @@ LearningRate = schedules.Schedule | Callable[[tf.Tensor], tf.Tensor] | float
 Sparse = Literal["lazy", "exact"]
 
 
-class Optimizer(abc.ABC):
+class Optimizer:
     """Updates variables from gradients: `build(variables)` once, `apply(gradients, ...)` each step.
 
     Patterns are regular expressions searched for anywhere in a variable's name; one that matches
@@ -42,13 +33,14 @@ class Optimizer(abc.ABC):
 
     Args:
       learning_rate: a number, or a schedule: global step (int64 scalar) -> float32 scalar.
+      rule: the family's own; users of a family do not give it.
       weight_decay: decoupled: each update also takes `learning_rate * weight_decay * p` off p.
       weight_decay_mask: which variables decay: a function of the name, or a pattern. None: all.
       multipliers: pattern -> factor on the learning rate (and so on the decay) of the variables it
         matches; several that match multiply.
       frozen: patterns of variables that are left alone and get no slots.
-      sparse: what an IndexedSlices gradient means. "lazy": only the rows in it are updated, and
-        slots and decay of other rows stand still. "exact": as the dense gradient with zeros in the
+      sparse: what an IndexedSlices gradient means. "lazy": only the rows in it are updated; other
+        rows keep their slots and do not decay. "exact": as the dense gradient with zeros in the
         other rows, a pass over the whole variable. None: the family's default, which is what
         compat.v1 does.
 
@@ -56,20 +48,13 @@ class Optimizer(abc.ABC):
       ValueError: on a number out of range, a bad pattern or an option the family lacks.
     """
 
-    # compat.v1's meaning of a sparse gradient for the family; the classes say which they have.
-    default_sparse: ClassVar[Sparse] = "lazy"
-    allowed_sparse: ClassVar[tuple[Sparse, ...]] = ("lazy", "exact")
-    # Whether the base takes the decay off the parameter; LARS and LAMB put it into the gradient.
-    decoupled_decay: ClassVar[bool] = True
-    # Whether `fused` exists.
-    has_fused: bool = False
-    # Values of scalars at which the rule, given a gradient of zeros, changes neither the parameter
-    # nor a slot (but for the sign of a zero), whatever the other scalars; None if there are none.
-    idle: Mapping[str, float] | None = None
+    # The meanings of a sparse gradient that the family has; the first is its default.
+    sparse_forms: ClassVar[tuple[Sparse, ...]] = ("lazy", "exact")
 
     def __init__(
         self,
         learning_rate: LearningRate,
+        rule: Rule,
         *,
         weight_decay: float = 0.0,
         weight_decay_mask: Callable[[str], bool] | str | None = None,
@@ -79,12 +64,13 @@ class Optimizer(abc.ABC):
     ) -> None:
         owner = type(self).__name__
         checks.number(owner, "weight_decay", weight_decay, low=0.0)
-        if sparse is not None and sparse not in self.allowed_sparse:
-            allowed = " or ".join(repr(mode) for mode in self.allowed_sparse)
+        if sparse is not None and sparse not in self.sparse_forms:
+            allowed = " or ".join(repr(form) for form in self.sparse_forms)
             raise ValueError(f"{owner}: sparse must be {allowed}, got {sparse!r}")
         if isinstance(frozen, str):
             raise TypeError(f"{owner}: frozen must be a sequence of patterns, got {frozen!r}")
         self._schedule = schedules.as_schedule(learning_rate)
+        self._rule = rule
         self._weight_decay = float(weight_decay)
         self._decays = checks.predicate(owner, "weight_decay_mask", weight_decay_mask)
         self._multipliers = {
@@ -94,71 +80,21 @@ class Optimizer(abc.ABC):
         for pattern, factor in self._multipliers.items():
             checks.number(owner, f"multipliers[{pattern.pattern!r}]", factor, low=0.0)
         self._frozen = [checks.pattern(owner, "frozen", pattern) for pattern in frozen]
-        self.sparse: Sparse = sparse or self.default_sparse
+        self.sparse: Sparse = sparse or self.sparse_forms[0]
         self._built: list[tf.Variable] | None = None
         self._trained: list[Trained | None] = []
         self._update_count: tf.Variable | None = None
 
-    # What a family says of itself.
-
-    @abc.abstractmethod
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The slots of a variable: name -> initial value of all its elements."""
-
-    @abc.abstractmethod
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """What the rule needs besides tensors, computed once an update in float64.
+    def rule_for(self, name: str, shape: tf.TensorShape, weight_decay: float) -> Rule:
+        """The rule of one variable; a family whose variables differ in it overrides this.
 
         Args:
-          learning_rate: float64 scalar, with the variable's multiplier.
-          count: float64 scalar: this update's number, from 1.
-          dtype: what the rule computes in, to which the scalars are then rounded.
+          name: of the variable.
+          shape: of the variable.
+          weight_decay: 0 if masked out.
         """
-
-    @abc.abstractmethod
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """The new parameter and slots; all tensors of one shape (or the same rows of it).
-
-        Every new slot goes through `keep(new, old)` before anything is formed from it.
-        """
-
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """The rule as TensorFlow's fused operation, for families with `has_fused`.
-
-        Called for dense gradients outside XLA, where each plain operation is a pass over memory.
-
-        Args:
-          handle: the variable's resource.
-          slots: its slots' resources.
-          gradient: of the variable's dtype, float32 or float64.
-          scalars: of the variable's dtype.
-        """
-        raise NotImplementedError
-
-    def sparse_for(self, trained: Trained) -> Sparse:
-        """What an IndexedSlices gradient of this variable means.
-
-        Raises:
-          ValueError: if the rule has no meaning for one.
-        """
-        del trained
-        return self.sparse
-
-    # What the loop calls.
+        del name, shape, weight_decay
+        return self._rule
 
     def build(self, variables: Sequence[Any]) -> None:
         """Creates the slots, zero or as the family says; once, before anything is traced.
@@ -209,7 +145,7 @@ class Optimizer(abc.ABC):
             f"{trained.name}/{slot}": variable
             for trained in self._trained
             if trained is not None
-            for slot, variable in trained.slots.items()
+            for slot, variable in zip(trained.rule.slots, trained.slots, strict=True)
         }
         state["update_count"] = self._update_count
         return state
@@ -259,21 +195,18 @@ class Optimizer(abc.ABC):
         pairs = self._pairs(gradients)
         # Handles are resolved here: inside a branch there may be no replica context.
         handles = [resource(trained.variable) for trained, _ in pairs]
-        slot_handles = [
-            {slot: resource(variable) for slot, variable in trained.slots.items()}
-            for trained, _ in pairs
-        ]
+        slot_handles = [[resource(slot) for slot in trained.slots] for trained, _ in pairs]
         count = resource(self._update_count)
 
         def update(skip: Skip | None) -> None:
-            Update(self, self._rate(global_step), count, skip).run(pairs, handles, slot_handles)
+            Update(self._rate(global_step), count, skip).run(pairs, handles, slot_handles)
 
         if finite is None:
             update(None)
         elif target.current().compiler == "xla":
             # A select is fused into the update; a branch would keep XLA from fusing across it.
             update(Skip(finite, "select"))
-        elif target.current().compiler == "graph" and can_idle(self, pairs):
+        elif target.current().compiler == "graph" and can_idle(pairs):
             update(Skip(finite, "idle"))
         else:
             tf.cond(finite, lambda: update(None), lambda: None)
@@ -298,19 +231,29 @@ class Optimizer(abc.ABC):
                 "outside their strategy; call it inside `with strategy.scope():`"
             )
         dtype = compute_dtype(variable.dtype)
-        slots = {
-            slot: tf.Variable(
-                tf.fill(variable.shape, tf.constant(value, dtype)),
-                trainable=False,
-                name=f"{name}/{slot}",
-            )
-            for slot, value in self.slots_for(name, variable.shape).items()
-        }
         multiplier = math.prod(
             factor for pattern, factor in self._multipliers.items() if pattern.search(name)
         )
         decay = self._weight_decay if self._decays(name) else 0.0
-        return Trained(name, variable, slots, multiplier, decay, dtype)
+        rule = self.rule_for(name, variable.shape, decay)
+        slots = tuple(
+            tf.Variable(
+                tf.fill(variable.shape, tf.constant(value, dtype)),
+                trainable=False,
+                name=f"{name}/{slot}",
+            )
+            for slot, value in rule.slots.items()
+        )
+        return Trained(
+            name,
+            variable,
+            rule,
+            slots,
+            multiplier,
+            decay if rule.decoupled_decay else 0.0,
+            self.sparse == "exact",
+            dtype,
+        )
 
     def _check_names(self, names: Sequence[str]) -> None:
         owner = type(self).__name__
@@ -354,6 +297,11 @@ class Optimizer(abc.ABC):
                 raise ValueError(
                     f"{owner}: the gradient of {trained.name!r} has shape {found}, expected "
                     f"{expected}"
+                )
+            if isinstance(gradient, tf.IndexedSlices) and trained.rule.no_rows is not None:
+                reason = trained.rule.no_rows
+                raise ValueError(
+                    f"{owner}: the gradient of {trained.name!r} is sparse, but {reason}"
                 )
             pairs.append((trained, gradient))
         if not pairs:

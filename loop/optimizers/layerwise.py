@@ -1,17 +1,74 @@
-"""LARS and LAMB: learning rates scaled by each layer's norms."""
+"""LARS and LAMB: learning rates scaled by each layer's norms.
+
+The norms are of a whole variable, so that the rules have no form for a few rows of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from kernels import layerwise_updates, updates
-from kernels.updates import Keep
 from loop.optimizers import checks
+from loop.optimizers.adam import moments
 from loop.optimizers.base import LearningRate, Optimizer, Sparse
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.bias_correction import one_minus_power, rounded
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def _norm(values: tf.Tensor) -> tf.Tensor:
+    return tf.sqrt(tf.reduce_sum(tf.square(values)))
+
+
+def _ratio(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
+    """Their quotient; 1 where either is 0: a layer at zero must be able to leave it."""
+    both = (numerator > 0) & (denominator > 0)
+    return tf.where(both, numerator / denominator, tf.ones_like(numerator))
+
+
+def lars_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    velocity: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: tf.Tensor,
+    weight_decay: float,
+    trust: float | None,
+    nesterov: bool = False,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """LARS: momentum whose learning rate is scaled by the layer's ratio of norms.
+
+    `r = trust |p| / (|g| + weight_decay |p|)`, `v = mu v + lr r (g + weight_decay p)`, `p - v`. The
+    velocity holds steps, as in the paper. The ratio is 1 where one of the norms is 0.
+
+    Args:
+      parameter: any shape.
+      gradient: same shape.
+      velocity: v, same shape.
+      learning_rate: scalar.
+      momentum: mu, scalar.
+      weight_decay: coupled decay.
+      trust: the paper's trust coefficient eta; None leaves the ratio out (r = 1).
+      nesterov: whether the step is `mu v + lr r (g + weight_decay p)`.
+      keep: see `Keep`.
+
+    Returns:
+      The new parameter and velocity.
+
+    Source: You et al. 2017, arXiv:1708.03888, algorithm 1.
+    """
+    step = learning_rate * (gradient + weight_decay * parameter)
+    if trust is not None:
+        weight_norm, gradient_norm = _norm(parameter), _norm(gradient)
+        denominator = gradient_norm + weight_decay * weight_norm
+        step *= _ratio(trust * weight_norm, denominator)
+    velocity = keep(momentum * velocity + step, velocity)
+    return parameter - (momentum * velocity + step if nesterov else velocity), velocity
 
 
 class LARS(Optimizer):
@@ -35,9 +92,7 @@ class LARS(Optimizer):
     Source: You et al. 2017, arXiv:1708.03888.
     """
 
-    default_sparse: ClassVar[Sparse] = "exact"
-    allowed_sparse: ClassVar[tuple[Sparse, ...]] = ("exact",)
-    decoupled_decay: ClassVar[bool] = False
+    sparse_forms: ClassVar[tuple[Sparse, ...]] = ("exact",)
 
     def __init__(
         self,
@@ -49,43 +104,82 @@ class LARS(Optimizer):
         adapt_mask: Callable[[str], bool] | str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._momentum = checks.number("LARS", "momentum", momentum, below=1.0)
+        rule = Rule(
+            functools.partial(lars_rule, nesterov=bool(nesterov)),
+            slots={"momentum": 0.0},
+            constants={"momentum": checks.number("LARS", "momentum", momentum, below=1.0)},
+            decoupled_decay=False,
+        )
+        super().__init__(learning_rate, rule, **options)
         self._trust = checks.number("LARS", "trust", trust)
-        self._nesterov = bool(nesterov)
         self._adapts = checks.predicate("LARS", "adapt_mask", adapt_mask)
 
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The velocity."""
-        del name, shape
-        return {"momentum": 0.0}
+    def rule_for(self, name: str, shape: tf.TensorShape, weight_decay: float) -> Rule:
+        """With the variable's decay, and its trust if the mask has it."""
+        del shape
+        trust = self._trust if self._adapts(name) else None
+        function = functools.partial(self._rule.function, weight_decay=weight_decay, trust=trust)
+        return dataclasses.replace(self._rule, function=function)
 
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The momentum."""
-        del learning_rate, count, dtype
-        return {"momentum": tf.constant(self._momentum, tf.float64)}
 
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.layerwise_updates.lars`."""
-        new, velocity = layerwise_updates.lars(
-            parameter,
-            gradient,
-            slots["momentum"],
-            weight_decay=trained.weight_decay,
-            trust=self._trust if self._adapts(trained.name) else None,
-            nesterov=self._nesterov,
-            **scalars,
-            keep=keep,
-        )
-        return new, {"momentum": velocity}
+def lamb_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    first: tf.Tensor,
+    second: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    beta1: tf.Tensor,
+    beta2: tf.Tensor,
+    epsilon: tf.Tensor,
+    correction1: tf.Tensor,
+    correction2: tf.Tensor,
+    weight_decay: float,
+    adapt: bool = True,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """LAMB: Adam's direction and the decay, scaled to the norm of the layer's weights.
+
+    `u = (m / c1) / (sqrt(v / c2) + epsilon) + weight_decay p`, `p - lr |p| / |u| u`. The ratio is 1
+    where one of the norms is 0. Keras's Lamb decays outside the ratio.
+
+    Args:
+      parameter: any shape.
+      gradient: same shape.
+      first: m, same shape.
+      second: v, same shape.
+      learning_rate: scalar.
+      beta1: decay of m.
+      beta2: decay of v.
+      epsilon: added to the corrected root.
+      correction1: `1 - b1^t`.
+      correction2: `1 - b2^t`.
+      weight_decay: inside the ratio.
+      adapt: False leaves the ratio out.
+      keep: see `Keep`.
+
+    Returns:
+      The new parameter, m and v.
+
+    Source: You et al. 2020, arXiv:1904.00962, algorithm 2.
+    """
+    first, second = moments(gradient, first, second, beta1=beta1, beta2=beta2, keep=keep)
+    step = (first / correction1) / (tf.sqrt(second / correction2) + epsilon)
+    step += weight_decay * parameter
+    if adapt:
+        step *= _ratio(_norm(parameter), _norm(step))
+    return parameter - learning_rate * step, first, second
+
+
+def _lamb_scalars(
+    learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType, *, beta1: float, beta2: float
+) -> dict[str, tf.Tensor]:
+    """`Rule.derived`: the learning rate and both bias corrections."""
+    return {
+        "learning_rate": learning_rate,
+        "correction1": one_minus_power(rounded(beta1, dtype), count),
+        "correction2": one_minus_power(rounded(beta2, dtype), count),
+    }
 
 
 class LAMB(Optimizer):
@@ -108,9 +202,7 @@ class LAMB(Optimizer):
     Source: You et al. 2020, arXiv:1904.00962, algorithm 2, with phi(z) = z.
     """
 
-    default_sparse: ClassVar[Sparse] = "exact"
-    allowed_sparse: ClassVar[tuple[Sparse, ...]] = ("exact",)
-    decoupled_decay: ClassVar[bool] = False
+    sparse_forms: ClassVar[tuple[Sparse, ...]] = ("exact",)
 
     def __init__(
         self,
@@ -122,46 +214,22 @@ class LAMB(Optimizer):
         adapt_mask: Callable[[str], bool] | str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._beta1 = checks.number("LAMB", "beta1", beta1, below=1.0)
-        self._beta2 = checks.number("LAMB", "beta2", beta2, below=1.0)
-        self._epsilon = checks.number("LAMB", "epsilon", epsilon)
+        betas = {
+            "beta1": checks.number("LAMB", "beta1", beta1, below=1.0),
+            "beta2": checks.number("LAMB", "beta2", beta2, below=1.0),
+        }
+        rule = Rule(
+            lamb_rule,
+            slots={"m": 0.0, "v": 0.0},
+            constants={**betas, "epsilon": checks.number("LAMB", "epsilon", epsilon)},
+            derived=functools.partial(_lamb_scalars, **betas),
+            decoupled_decay=False,
+        )
+        super().__init__(learning_rate, rule, **options)
         self._adapts = checks.predicate("LAMB", "adapt_mask", adapt_mask)
 
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The two moments."""
-        del name, shape
-        return {"m": 0.0, "v": 0.0}
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The decays, epsilon and both bias corrections."""
-        del learning_rate
-        constants = {"beta1": self._beta1, "beta2": self._beta2, "epsilon": self._epsilon}
-        beta1, beta2 = updates.rounded(self._beta1, dtype), updates.rounded(self._beta2, dtype)
-        return {
-            **{name: tf.constant(value, tf.float64) for name, value in constants.items()},
-            "correction1": updates.one_minus_power(beta1, count),
-            "correction2": updates.one_minus_power(beta2, count),
-        }
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.layerwise_updates.lamb`."""
-        new, first, second = layerwise_updates.lamb(
-            parameter,
-            gradient,
-            slots["m"],
-            slots["v"],
-            weight_decay=trained.weight_decay,
-            adapt=self._adapts(trained.name),
-            **scalars,
-            keep=keep,
-        )
-        return new, {"m": first, "v": second}
+    def rule_for(self, name: str, shape: tf.TensorShape, weight_decay: float) -> Rule:
+        """With the variable's decay, scaled if the mask has it."""
+        del shape
+        function = functools.partial(lamb_rule, weight_decay=weight_decay, adapt=self._adapts(name))
+        return dataclasses.replace(self._rule, function=function)

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import updates
-from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def lion_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    momentum: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    beta1: tf.Tensor,
+    beta2: tf.Tensor,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Lion: `p - lr sign(b1 m + (1-b1) g)`, then `m = b2 m + (1-b2) g`.
+
+    Returns:
+      The new parameter and momentum.
+
+    Source: Chen et al. 2023, arXiv:2302.06675, algorithm 2; `keras.optimizers.Lion`.
+    """
+    direction = tf.sign(momentum + (1 - beta1) * (gradient - momentum))
+    momentum = keep(momentum + (1 - beta2) * (gradient - momentum), momentum)
+    return parameter - learning_rate * direction, momentum
 
 
 class Lion(Optimizer):
@@ -33,8 +51,6 @@ class Lion(Optimizer):
     Source: Chen et al. 2023, arXiv:2302.06675; `keras.optimizers.Lion`.
     """
 
-    idle = MappingProxyType({"learning_rate": 0.0, "beta2": 1.0})
-
     def __init__(
         self,
         learning_rate: LearningRate = 1e-4,
@@ -43,31 +59,13 @@ class Lion(Optimizer):
         beta2: float = 0.99,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._beta1 = checks.number("Lion", "beta1", beta1, below=1.0)
-        self._beta2 = checks.number("Lion", "beta2", beta2, below=1.0)
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The momentum."""
-        del name, shape
-        return {"momentum": 0.0}
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The betas."""
-        del learning_rate, count, dtype
-        constants = {"beta1": self._beta1, "beta2": self._beta2}
-        return {name: tf.constant(value, tf.float64) for name, value in constants.items()}
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.lion`."""
-        del trained
-        new, momentum = updates.lion(parameter, gradient, slots["momentum"], **scalars, keep=keep)
-        return new, {"momentum": momentum}
+        rule = Rule(
+            lion_rule,
+            slots={"momentum": 0.0},
+            constants={
+                "beta1": checks.number("Lion", "beta1", beta1, below=1.0),
+                "beta2": checks.number("Lion", "beta2", beta2, below=1.0),
+            },
+            idle={"beta2": 1.0},
+        )
+        super().__init__(learning_rate, rule, **options)

@@ -2,16 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import layerwise_updates, updates
-from kernels.updates import Keep
 from loop.optimizers import checks
-from loop.optimizers.base import LearningRate, Optimizer, Sparse
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.adam import adam_rule, adam_step_size
+from loop.optimizers.base import LearningRate, Optimizer
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def muon_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    velocity: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: tf.Tensor,
+    iterations: int,
+    nesterov: bool,
+    rms: float | None,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Muon: momentum whose step is made orthogonal: `v = mu v + g`, `p - lr scale orth(g + mu v)`.
+
+    Args:
+      parameter: rank 2 or more; all axes but the last count as the matrix's rows (inputs).
+      gradient: same shape.
+      velocity: v, same shape.
+      learning_rate: scalar.
+      momentum: mu, scalar.
+      iterations: Newton-Schulz iterations.
+      nesterov: whether the step looks ahead (else it is orth(v)).
+      rms: scale = rms sqrt(max(rows, columns)), the root mean square of the step's elements being
+        about rms for any shape; None: scale = sqrt(max(1, columns / rows)), Jordan's.
+      keep: see `Keep`.
+
+    Returns:
+      The new parameter and velocity.
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; rms: Liu et al. 2025,
+      arXiv:2502.16982.
+    """
+    velocity = keep(momentum * velocity + gradient, velocity)
+    step = gradient + momentum * velocity if nesterov else velocity
+    columns = parameter.shape[-1]
+    matrix = orthogonalized(tf.reshape(step, [-1, columns]), iterations)
+    rows = parameter.shape.num_elements() // max(columns, 1)
+    scale = max(1.0, columns / rows) ** 0.5 if rms is None else rms * max(rows, columns) ** 0.5
+    return parameter - learning_rate * scale * tf.reshape(matrix, parameter.shape), velocity
+
+
+def orthogonalized(matrix: tf.Tensor, iterations: int) -> tf.Tensor:
+    """About the nearest orthogonal matrix, `U V^T` of the singular value decomposition.
+
+    Newton-Schulz iterations of a quintic, whose coefficients raise small singular values fast and
+    leave them between about 0.7 and 1.2 instead of at 1.
+
+    Args:
+      matrix: [rows, columns], float32 or float64.
+      iterations: 5 in the source.
+
+    Returns:
+      A matrix of the same shape.
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else tf.transpose(matrix)
+    x = x / (
+        tf.sqrt(tf.reduce_sum(tf.square(x))) + 1e-7
+    )  # the Frobenius norm bounds the largest singular value
+    for _ in range(iterations):
+        gram = tf.matmul(x, x, transpose_b=True)
+        polynomial = -4.7750 * gram + 2.0315 * tf.matmul(gram, gram)
+        x = 3.4445 * x + tf.matmul(polynomial, x)
+    return x if wide else tf.transpose(x)
+
+
+def _adam_scalars(
+    learning_rate: tf.Tensor,
+    count: tf.Tensor,
+    dtype: tf.DType,
+    *,
+    ratio: float,
+    beta1: float,
+    beta2: float,
+) -> dict[str, tf.Tensor]:
+    """`Rule.derived` of the variables that Adam trains: its learning rate is `ratio` times ours."""
+    return adam_step_size(learning_rate * ratio, count, dtype, beta1=beta1, beta2=beta2)
 
 
 class Muon(Optimizer):
@@ -59,77 +140,35 @@ class Muon(Optimizer):
         adam_epsilon: float = 1e-7,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._momentum = checks.number("Muon", "momentum", momentum, below=1.0)
-        self._nesterov = bool(nesterov)
-        self._iterations = int(checks.number("Muon", "iterations", iterations, low=1))
-        self._rms = None if rms is None else checks.number("Muon", "rms", rms)
-        self._exclude = [checks.pattern("Muon", "exclude", text) for text in exclude]
-        self._adam_ratio = checks.number("Muon", "adam_ratio", adam_ratio)
-        self._beta1 = checks.number("Muon", "adam_beta1", adam_beta1, below=1.0)
-        self._beta2 = checks.number("Muon", "adam_beta2", adam_beta2, below=1.0)
-        self._epsilon = checks.number("Muon", "adam_epsilon", adam_epsilon)
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """A matrix's velocity; the two moments of another variable."""
-        excluded = any(pattern.search(name) for pattern in self._exclude)
-        return {"m": 0.0, "v": 0.0} if shape.rank < 2 or excluded else {"momentum": 0.0}
-
-    def sparse_for(self, trained: Trained) -> Sparse:
-        """The `sparse` option; a matrix has no rule for a few of its rows."""
-        if "momentum" in trained.slots:
-            raise ValueError(
-                f"Muon: the gradient of {trained.name!r} is sparse, but a matrix's step depends on "
-                f"all its rows; add a pattern such as {trained.name!r} to exclude"
-            )
-        return self.sparse
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """What both rules need."""
-        beta1, beta2 = updates.rounded(self._beta1, dtype), updates.rounded(self._beta2, dtype)
-        rate = learning_rate * self._adam_ratio
-        step_size = updates.adam_step_size(rate, count, beta1=beta1, beta2=beta2)
-        constants = {
-            "momentum": self._momentum,
-            "beta1": self._beta1,
-            "beta2": self._beta2,
-            "epsilon": self._epsilon,
-        }
-        return {
-            "step_size": step_size,
-            **{name: tf.constant(value, tf.float64) for name, value in constants.items()},
-        }
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.layerwise_updates.muon` and `kernels.updates.adam`."""
-        del trained
-        if "momentum" in slots:
-            new, velocity = layerwise_updates.muon(
-                parameter,
-                gradient,
-                slots["momentum"],
-                learning_rate=scalars["learning_rate"],
-                momentum=scalars["momentum"],
-                iterations=self._iterations,
-                nesterov=self._nesterov,
-                rms=self._rms,
-                keep=keep,
-            )
-            return new, {"momentum": velocity}
-        new, first, second = updates.adam(
-            parameter,
-            gradient,
-            slots["m"],
-            slots["v"],
-            **{name: scalars[name] for name in ("step_size", "beta1", "beta2", "epsilon")},
-            keep=keep,
+        function = functools.partial(
+            muon_rule,
+            iterations=int(checks.number("Muon", "iterations", iterations, low=1)),
+            nesterov=bool(nesterov),
+            rms=None if rms is None else checks.number("Muon", "rms", rms),
         )
-        return new, {"m": first, "v": second}
+        rule = Rule(
+            function,
+            slots={"momentum": 0.0},
+            constants={"momentum": checks.number("Muon", "momentum", momentum, below=1.0)},
+            no_rows="a matrix's step depends on all its rows; add a pattern that matches it to "
+            "exclude",
+        )
+        super().__init__(learning_rate, rule, **options)
+        self._exclude = [checks.pattern("Muon", "exclude", text) for text in exclude]
+        ratio = checks.number("Muon", "adam_ratio", adam_ratio)
+        betas = {
+            "beta1": checks.number("Muon", "adam_beta1", adam_beta1, below=1.0),
+            "beta2": checks.number("Muon", "adam_beta2", adam_beta2, below=1.0),
+        }
+        self._adam = Rule(
+            adam_rule,
+            slots={"m": 0.0, "v": 0.0},
+            constants={**betas, "epsilon": checks.number("Muon", "adam_epsilon", adam_epsilon)},
+            derived=functools.partial(_adam_scalars, ratio=ratio, **betas),
+        )
+
+    def rule_for(self, name: str, shape: tf.TensorShape, weight_decay: float) -> Rule:
+        """A matrix's own, Adam's for another variable and for an excluded matrix."""
+        del weight_decay
+        excluded = any(pattern.search(name) for pattern in self._exclude)
+        return self._adam if shape.rank < 2 or excluded else self._rule

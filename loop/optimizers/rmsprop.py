@@ -2,16 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import updates
-from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def rmsprop_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    mean_square: tf.Tensor,
+    *slots: tf.Tensor,
+    learning_rate: tf.Tensor,
+    rho: tf.Tensor,
+    momentum: tf.Tensor,
+    epsilon: tf.Tensor,
+    centered: bool,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, ...]:
+    """RMSProp: `s += (1-rho)(g^2-s)`, `p - lr g / sqrt(s + epsilon)`.
+
+    Centered, the root is of `s - mean^2 + epsilon`. With momentum `w = mu w + lr g / sqrt(...)`,
+    `p - w`. Epsilon is inside the root, as in compat.v1 and Keras.
+
+    Args:
+      parameter: any shape.
+      gradient: same shape.
+      mean_square: s, same shape.
+      *slots: the mean if centered, then w if there is momentum; same shape.
+      learning_rate: scalar.
+      rho: decay of the means.
+      momentum: mu.
+      epsilon: added inside the root.
+      centered: whether the mean is subtracted.
+      keep: see `Keep`.
+
+    Returns:
+      The new parameter, mean square and other slots.
+
+    Source: Hinton's lecture 6e; centered: Graves 2013, arXiv:1308.0850, eq. 38 to 45;
+      `tf.compat.v1.train.RMSPropOptimizer`.
+    """
+    mean_square = keep(mean_square + (1 - rho) * (tf.square(gradient) - mean_square), mean_square)
+    variance, new_slots = mean_square, [mean_square]
+    if centered:
+        mean, slots = keep(slots[0] + (1 - rho) * (gradient - slots[0]), slots[0]), slots[1:]
+        variance = mean_square - tf.square(mean)
+        new_slots.append(mean)
+    step = learning_rate * gradient / tf.sqrt(variance + epsilon)
+    if slots:
+        step = keep(momentum * slots[0] + step, slots[0])
+        new_slots.append(step)
+    return parameter - step, *new_slots
+
+
+def _fused_rmsprop(
+    handle: tf.Tensor,
+    gradient: tf.Tensor,
+    mean_square: tf.Tensor,
+    *slots: tf.Tensor,
+    learning_rate: tf.Tensor,
+    centered: bool,
+    **scalars: tf.Tensor,
+) -> None:
+    arguments = {
+        "var": handle,
+        "ms": mean_square,
+        "mom": slots[-1],
+        "lr": learning_rate,
+        "grad": gradient,
+        **scalars,
+    }
+    if centered:
+        tf.raw_ops.ResourceApplyCenteredRMSProp(mg=slots[0], **arguments)
+    else:
+        tf.raw_ops.ResourceApplyRMSProp(**arguments)
 
 
 class RMSProp(Optimizer):
@@ -47,80 +116,26 @@ class RMSProp(Optimizer):
         initial_mean_square: float = 0.0,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._rho = checks.number("RMSProp", "rho", rho, below=1.0)
-        self._momentum = checks.number("RMSProp", "momentum", momentum, below=1.0)
-        self._epsilon = checks.number("RMSProp", "epsilon", epsilon)
-        self._initial = checks.number("RMSProp", "initial_mean_square", initial_mean_square)
-        self._centered = bool(centered)
-        # The operations want a slot for the momentum, which plain RMSProp does without.
-        self.has_fused = self._momentum > 0
-        if self._momentum == 0:  # The momentum itself is a step.
-            self.idle = {"learning_rate": 0.0, "rho": 1.0, "epsilon": 1.0}
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The mean square; the mean if centered; the momentum if there is any."""
-        del name, shape
-        slots = {"mean_square": self._initial}
-        if self._centered:
-            slots["mean"] = 0.0
-        if self._momentum > 0:
-            slots["momentum"] = 0.0
-        return slots
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The decays and epsilon."""
-        del learning_rate, count, dtype
-        constants = {"rho": self._rho, "momentum": self._momentum, "epsilon": self._epsilon}
-        return {name: tf.constant(value, tf.float64) for name, value in constants.items()}
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.rmsprop`."""
-        del trained
-        step, mean_square, mean = updates.rmsprop(
-            gradient,
-            slots["mean_square"],
-            slots.get("mean"),
-            learning_rate=scalars["learning_rate"],
-            rho=scalars["rho"],
-            epsilon=scalars["epsilon"],
-            keep=keep,
-        )
-        new_slots = {"mean_square": mean_square}
-        if mean is not None:
-            new_slots["mean"] = mean
-        if self._momentum > 0:
-            step = keep(scalars["momentum"] * slots["momentum"] + step, slots["momentum"])
-            new_slots["momentum"] = step
-        return parameter - step, new_slots
-
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """One pass, in place."""
-        arguments = {
-            "var": handle,
-            "ms": slots["mean_square"],
-            "mom": slots["momentum"],
-            "lr": scalars["learning_rate"],
-            "rho": scalars["rho"],
-            "momentum": scalars["momentum"],
-            "epsilon": scalars["epsilon"],
-            "grad": gradient,
+        constants = {
+            "rho": checks.number("RMSProp", "rho", rho, below=1.0),
+            "momentum": checks.number("RMSProp", "momentum", momentum, below=1.0),
+            "epsilon": checks.number("RMSProp", "epsilon", epsilon),
         }
-        if self._centered:
-            tf.raw_ops.ResourceApplyCenteredRMSProp(mg=slots["mean"], **arguments)
-        else:
-            tf.raw_ops.ResourceApplyRMSProp(**arguments)
+        slots = {
+            "mean_square": checks.number("RMSProp", "initial_mean_square", initial_mean_square)
+        }
+        if centered:
+            slots["mean"] = 0.0
+        if momentum > 0:
+            slots["momentum"] = 0.0
+        fused = functools.partial(_fused_rmsprop, centered=bool(centered))
+        rule = Rule(
+            functools.partial(rmsprop_rule, centered=bool(centered)),
+            slots=slots,
+            constants=constants,
+            # The operations want a slot for the momentum, which plain RMSProp does without.
+            fused=fused if momentum > 0 else None,
+            # The momentum is a step, which no scalar keeps from being taken again.
+            idle=None if momentum > 0 else {"rho": 1.0, "epsilon": 1.0},
+        )
+        super().__init__(learning_rate, rule, **options)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import functools
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import updates
-from kernels.updates import Keep
 from loop.optimizers import checks
 from loop.optimizers.base import LearningRate, Optimizer
-from loop.optimizers.trained import Scalars, Slots, Trained
+from loop.optimizers.rule import Keep, Rule, always
+
+
+def sgd_rule(
+    parameter: tf.Tensor, gradient: tf.Tensor, *, learning_rate: tf.Tensor, keep: Keep = always
+) -> tuple[tf.Tensor]:
+    """Gradient descent: `p - lr g`.
+
+    Source: `tf.compat.v1.train.GradientDescentOptimizer`.
+    """
+    del keep
+    return (parameter - learning_rate * gradient,)
+
+
+def _fused_sgd(handle: tf.Tensor, gradient: tf.Tensor, *, learning_rate: tf.Tensor) -> None:
+    tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=learning_rate, delta=gradient)
 
 
 class SGD(Optimizer):
@@ -27,48 +39,52 @@ class SGD(Optimizer):
     Source: `tf.compat.v1.train.GradientDescentOptimizer`, `keras.optimizers.SGD`.
     """
 
-    has_fused = True
-    idle = MappingProxyType({"learning_rate": 0.0})
-
     def __init__(self, learning_rate: LearningRate = 0.01, **options: Any) -> None:
-        super().__init__(learning_rate, **options)
+        super().__init__(learning_rate, Rule(sgd_rule, fused=_fused_sgd, idle={}), **options)
 
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """None."""
-        del name, shape
-        return {}
 
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """None besides the learning rate."""
-        del learning_rate, count, dtype
-        return {}
+def momentum_rule(
+    parameter: tf.Tensor,
+    gradient: tf.Tensor,
+    velocity: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: tf.Tensor,
+    nesterov: bool = False,
+    keep: Keep = always,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Momentum: `v = mu v + g`, `p - lr v`; with nesterov `p - lr (g + mu v)`.
 
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.sgd`."""
-        del trained, keep
-        rate = scalars["learning_rate"]
-        return updates.sgd(parameter, gradient, learning_rate=rate), slots
+    The velocity holds gradients, as in compat.v1: a new rate acts immediately. Keras's holds
+    steps (`v = mu v - lr g`), which is the same only while the learning rate is constant.
 
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """One pass, in place."""
-        del slots
-        tf.raw_ops.ResourceApplyGradientDescent(
-            var=handle, alpha=scalars["learning_rate"], delta=gradient
-        )
+    Returns:
+      The new parameter and velocity.
+
+    Source: Sutskever et al. 2013; `tf.compat.v1.train.MomentumOptimizer`.
+    """
+    velocity = keep(momentum * velocity + gradient, velocity)
+    step = gradient + momentum * velocity if nesterov else velocity
+    return parameter - learning_rate * step, velocity
+
+
+def _fused_momentum(
+    handle: tf.Tensor,
+    gradient: tf.Tensor,
+    velocity: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: tf.Tensor,
+    nesterov: bool,
+) -> None:
+    tf.raw_ops.ResourceApplyMomentum(
+        var=handle,
+        accum=velocity,
+        lr=learning_rate,
+        grad=gradient,
+        momentum=momentum,
+        use_nesterov=nesterov,
+    )
 
 
 class Momentum(Optimizer):
@@ -89,9 +105,6 @@ class Momentum(Optimizer):
     Source: Sutskever et al. 2013; `tf.compat.v1.train.MomentumOptimizer`.
     """
 
-    has_fused = True
-    idle = MappingProxyType({"learning_rate": 0.0, "momentum": 1.0})
-
     def __init__(
         self,
         learning_rate: LearningRate = 0.01,
@@ -100,49 +113,11 @@ class Momentum(Optimizer):
         nesterov: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(learning_rate, **options)
-        self._momentum = checks.number("Momentum", "momentum", momentum, below=1.0)
-        self._nesterov = bool(nesterov)
-
-    def slots_for(self, name: str, shape: tf.TensorShape) -> Mapping[str, float]:
-        """The velocity."""
-        del name, shape
-        return {"momentum": 0.0}
-
-    def scalars(self, learning_rate: tf.Tensor, count: tf.Tensor, dtype: tf.DType) -> Scalars:
-        """The momentum."""
-        del learning_rate, count, dtype
-        return {"momentum": tf.constant(self._momentum, tf.float64)}
-
-    def rule(
-        self,
-        trained: Trained,
-        parameter: tf.Tensor,
-        gradient: tf.Tensor,
-        slots: Slots,
-        scalars: Scalars,
-        keep: Keep,
-    ) -> tuple[tf.Tensor, Slots]:
-        """See `kernels.updates.momentum`."""
-        del trained
-        new, velocity = updates.momentum(
-            parameter, gradient, slots["momentum"], nesterov=self._nesterov, **scalars, keep=keep
+        rule = Rule(
+            functools.partial(momentum_rule, nesterov=bool(nesterov)),
+            slots={"momentum": 0.0},
+            constants={"momentum": checks.number("Momentum", "momentum", momentum, below=1.0)},
+            fused=functools.partial(_fused_momentum, nesterov=bool(nesterov)),
+            idle={"momentum": 1.0},
         )
-        return new, {"momentum": velocity}
-
-    def fused(
-        self,
-        handle: tf.Tensor,
-        slots: Mapping[str, tf.Tensor],
-        gradient: tf.Tensor,
-        scalars: Scalars,
-    ) -> None:
-        """One pass, in place."""
-        tf.raw_ops.ResourceApplyMomentum(
-            var=handle,
-            accum=slots["momentum"],
-            lr=scalars["learning_rate"],
-            grad=gradient,
-            momentum=scalars["momentum"],
-            use_nesterov=self._nesterov,
-        )
+        super().__init__(learning_rate, rule, **options)

@@ -1,16 +1,15 @@
-"""A variable under training: its name, its slots, and how to reach its copy on this replica."""
+"""A variable under training: its rule, its slots, and how to reach its copy on this replica."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from loop.optimizers.rule import Rule
+
 Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
-Slots = dict[str, tf.Tensor]
-Scalars = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +19,21 @@ class Trained:
     Attributes:
       name: the variable's name: a Keras variable's path, a tf.Variable's name without ":0".
       variable: the tf.Variable.
-      slots: the variable's slots by name, shaped like it.
+      rule: how it is updated.
+      slots: the variables of the rule's slots, in the rule's order, shaped like the variable.
       multiplier: factor on the learning rate.
-      weight_decay: its weight decay, 0 if masked out.
+      decay: weight decay that the updater takes off, 0 if masked out or part of the rule.
+      exact: whether a sparse gradient means the dense one with zeros in the other rows.
       dtype: the dtype that rules compute in: the variable's, float32 for the half types.
     """
 
     name: str
     variable: tf.Variable
-    slots: Mapping[str, tf.Variable]
+    rule: Rule
+    slots: tuple[tf.Variable, ...]
     multiplier: float
-    weight_decay: float
+    decay: float
+    exact: bool
     dtype: tf.DType
 
 

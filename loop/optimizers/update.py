@@ -8,18 +8,16 @@ replicas, and tf.distribute's own assign would reduce or refuse a second time.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import tensorflow as tf
 
 from kernels import sparse, target
-from loop.optimizers.trained import Gradient, Scalars, Slots, Trained, read
+from loop.optimizers.trained import Gradient, Trained, read
 
-if TYPE_CHECKING:
-    from loop.optimizers.base import Optimizer
-
-Handles = Mapping[str, tf.Tensor]
+Pairs = Sequence[tuple[Trained, Gradient]]
+Scalars = dict[str, tf.Tensor]
 
 # Elements from which a fused operation is faster than the rule's plain ones in graph mode. Below,
 # its locks and its share of the thread pool cost more than the passes it saves: Adam on 1,000
@@ -38,20 +36,19 @@ class Skip:
     Attributes:
       finite: bool scalar.
       form: "select": new or old is chosen for every element. "idle": the gradients become zeros and
-        the scalars those of `Optimizer.idle`.
+        the scalars those of `Rule.idle`.
     """
 
     finite: tf.Tensor
     form: Literal["select", "idle"]
 
 
-def can_idle(optimizer: Optimizer, pairs: Sequence[tuple[Trained, Gradient]]) -> bool:
+def can_idle(pairs: Pairs) -> bool:
     """Whether an update in graph mode should be skipped by `Skip.form` "idle", not by a branch.
 
-    On a GPU always where the family can: a branch would wait for the check to reach the host.
+    On a GPU always where all rules can: a branch would wait for the check to reach the host.
     """
-    dense = not any(isinstance(gradient, tf.IndexedSlices) for _, gradient in pairs)
-    if optimizer.idle is None or not dense:
+    if any(trained.rule.idle is None or _is_sparse(gradient) for trained, gradient in pairs):
         return False
     elements = sum(trained.variable.shape.num_elements() for trained, _ in pairs)
     return target.current().device == "gpu" or elements < _BRANCH_FROM
@@ -61,20 +58,12 @@ class Update:
     """One traced update: its scalars are computed once and shared by the variables.
 
     Args:
-      optimizer: whose rule is applied.
       learning_rate: float64 scalar.
       count: resource of the int64 count of applied updates; it is advanced here.
       skip: when and how every value stays as it was; None updates always.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        learning_rate: tf.Tensor,
-        count: tf.Tensor,
-        skip: Skip | None,
-    ) -> None:
-        self._optimizer = optimizer
+    def __init__(self, learning_rate: tf.Tensor, count: tf.Tensor, skip: Skip | None) -> None:
         self._learning_rate = learning_rate
         self._select = skip.finite if skip and skip.form == "select" else None
         self._applied = skip.finite if skip and skip.form == "idle" else None
@@ -82,118 +71,122 @@ class Update:
         self._count = tf.cast(done + 1, tf.float64)
         increment = tf.cast(skip.finite, tf.int64) if skip else tf.ones([], tf.int64)
         tf.raw_ops.AssignVariableOp(resource=count, value=done + increment)
-        self._scalars: dict[tuple[float, tf.DType], Scalars] = {}
+        self._scalars: dict[Any, tuple[tf.Tensor, Scalars]] = {}
 
     def run(
         self,
-        pairs: Sequence[tuple[Trained, Gradient]],
+        pairs: Pairs,
         handles: Sequence[tf.Tensor],
-        slot_handles: Sequence[Handles],
+        slot_handles: Sequence[Sequence[tf.Tensor]],
     ) -> None:
         """Updates every variable of `pairs`, whose gradient is not None."""
         for (trained, gradient), handle, slots in zip(pairs, handles, slot_handles, strict=True):
-            if not isinstance(gradient, tf.IndexedSlices):
+            if not _is_sparse(gradient):
                 self._update(trained, handle, slots, tf.cast(gradient, trained.dtype))
-            elif self._optimizer.sparse_for(trained) == "exact":
-                dense = _densified(gradient, trained)
-                self._update(trained, handle, slots, dense)
+            elif trained.exact:
+                self._update(trained, handle, slots, _densified(gradient, trained))
             else:
                 self._update_rows(trained, handle, slots, gradient)
 
     def _update(
-        self, trained: Trained, handle: tf.Tensor, slots: Handles, gradient: tf.Tensor
+        self,
+        trained: Trained,
+        handle: tf.Tensor,
+        slots: Sequence[tf.Tensor],
+        gradient: tf.Tensor,
     ) -> None:
         """Updates all elements."""
         if self._applied is not None:
             gradient = tf.math.multiply_no_nan(gradient, tf.cast(self._applied, gradient.dtype))
-        if self._fusable(trained):
-            self._update_fused(trained, handle, slots, gradient)
+        variable, fused = trained.variable, trained.rule.fused
+        if fused is not None and self._is_fused_faster(trained):
+            rate, scalars = self._scalars_for(trained)
+            if trained.decay:
+                old = read(handle, trained.dtype, variable.shape)
+                tf.raw_ops.AssignSubVariableOp(resource=handle, value=rate * trained.decay * old)
+            fused(handle, gradient, *slots, **scalars)
             return
-        shape = trained.variable.shape
-        old = read(handle, trained.variable.dtype, shape)
-        old_slots = {name: read(slot, trained.dtype, shape) for name, slot in slots.items()}
-        new, new_slots = self._apply_rule(trained, old, old_slots, gradient)
-        tf.raw_ops.AssignVariableOp(resource=handle, value=new)
-        for name, slot in slots.items():
-            tf.raw_ops.AssignVariableOp(resource=slot, value=new_slots[name])
+        old = read(handle, variable.dtype, variable.shape)
+        old_slots = [read(slot, trained.dtype, variable.shape) for slot in slots]
+        new = self._apply_rule(trained, gradient, old, old_slots)
+        for resource, value in zip([handle, *slots], new, strict=True):
+            tf.raw_ops.AssignVariableOp(resource=resource, value=value)
 
-    def _fusable(self, trained: Trained) -> bool:
-        """Whether TensorFlow's fused operation is the faster form: outside XLA, same dtypes."""
+    def _is_fused_faster(self, trained: Trained) -> bool:
+        """Whether a fused operation may take the rule's place and is faster: not under XLA."""
         compiler = target.current().compiler
-        if self._select is not None or compiler == "xla" or not self._optimizer.has_fused:
+        if self._select is not None or compiler == "xla":
             return False
         large = trained.variable.shape.num_elements() >= FUSED_FROM
         return trained.variable.dtype == trained.dtype and (large or compiler == "eager")
 
-    def _update_fused(
-        self, trained: Trained, handle: tf.Tensor, slots: Handles, gradient: tf.Tensor
-    ) -> None:
-        scalars = self._scalars_for(trained)
-        if self._decays(trained):
-            old = read(handle, trained.dtype, trained.variable.shape)
-            decay = scalars["learning_rate"] * trained.weight_decay * old
-            tf.raw_ops.AssignSubVariableOp(resource=handle, value=decay)
-        self._optimizer.fused(handle, slots, gradient, scalars)
-
-    def _decays(self, trained: Trained) -> bool:
-        return self._optimizer.decoupled_decay and trained.weight_decay != 0
-
     def _update_rows(
-        self, trained: Trained, handle: tf.Tensor, slots: Handles, gradient: tf.IndexedSlices
+        self,
+        trained: Trained,
+        handle: tf.Tensor,
+        slots: Sequence[tf.Tensor],
+        gradient: tf.IndexedSlices,
     ) -> None:
-        """Updates the gradient's rows alone, in the variable and in its slots."""
+        """Updates only the gradient's rows, in the variable and in its slots."""
         rows = sparse.row_totals(gradient)
-        indices = rows.indices
 
         def gather(resource: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-            return tf.raw_ops.ResourceGather(resource=resource, indices=indices, dtype=dtype)
-
-        def scatter(resource: tf.Tensor, values: tf.Tensor) -> None:
-            tf.raw_ops.ResourceScatterUpdate(resource=resource, indices=indices, updates=values)
+            return tf.raw_ops.ResourceGather(resource=resource, indices=rows.indices, dtype=dtype)
 
         old = gather(handle, trained.variable.dtype)
-        old_slots = {name: gather(slot, trained.dtype) for name, slot in slots.items()}
+        old_slots = [gather(slot, trained.dtype) for slot in slots]
         values = tf.cast(rows.values, trained.dtype)
-        new, new_slots = self._apply_rule(trained, old, old_slots, values)
-        scatter(handle, new)
-        for name, slot in slots.items():
-            scatter(slot, new_slots[name])
+        new = self._apply_rule(trained, values, old, old_slots)
+        for resource, value in zip([handle, *slots], new, strict=True):
+            tf.raw_ops.ResourceScatterUpdate(resource=resource, indices=rows.indices, updates=value)
 
     def _apply_rule(
-        self, trained: Trained, old: tf.Tensor, old_slots: Slots, gradient: tf.Tensor
-    ) -> tuple[tf.Tensor, Slots]:
-        """The rule with the decay before it and the choice of new or old in it."""
-        scalars = self._scalars_for(trained)
+        self,
+        trained: Trained,
+        gradient: tf.Tensor,
+        old: tf.Tensor,
+        old_slots: Sequence[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """The new parameter and slots: decay, then the rule with the choice of new or old in it."""
+        rate, scalars = self._scalars_for(trained)
         parameter = tf.cast(old, trained.dtype)
-        if self._decays(trained):
-            parameter -= scalars["learning_rate"] * trained.weight_decay * parameter
-        new, new_slots = self._optimizer.rule(
-            trained, parameter, gradient, old_slots, scalars, self._keep
+        if trained.decay:
+            parameter -= rate * trained.decay * parameter
+        new, *new_slots = trained.rule.function(
+            parameter, gradient, *old_slots, **scalars, keep=self._keep
         )
-        return self._keep(tf.cast(new, old.dtype), old), new_slots
+        return [self._keep(tf.cast(new, old.dtype), old), *new_slots]
 
     def _keep(self, new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
         """The new value, or the old one where the update is skipped."""
         return new if self._select is None else tf.where(self._select, new, old)
 
-    def _scalars_for(self, trained: Trained) -> Scalars:
-        key = (trained.multiplier, trained.dtype)
+    def _scalars_for(self, trained: Trained) -> tuple[tf.Tensor, Scalars]:
+        """The learning rate and the rule's scalars, made once for all variables that share them."""
+        rule, dtype = trained.rule, trained.dtype
+        key = (trained.multiplier, dtype, rule.derived, *rule.constants.items())
         if key not in self._scalars:
             rate = self._learning_rate * trained.multiplier
-            own = self._optimizer.scalars(rate, self._count, trained.dtype)
-            scalars = {"learning_rate": rate, **own}
-            self._scalars[key] = {
-                name: self._or_idle(name, tf.cast(value, trained.dtype))
-                for name, value in scalars.items()
+            own = {**rule.constants, **rule.derived(rate, self._count, dtype)}
+            idle = {"learning_rate": 0.0, **(rule.idle or {})}
+            ready = {
+                name: self._or_idle(
+                    tf.cast(tf.convert_to_tensor(value, tf.float64), dtype), idle.get(name)
+                )
+                for name, value in {"learning_rate": rate, **own}.items()
             }
+            self._scalars[key] = ready["learning_rate"], {name: ready[name] for name in own}
         return self._scalars[key]
 
-    def _or_idle(self, name: str, value: tf.Tensor) -> tf.Tensor:
-        """The scalar, or where the update is skipped the value at which the rule stands still."""
-        idle = self._optimizer.idle
-        if self._applied is None or idle is None or name not in idle:
+    def _or_idle(self, value: tf.Tensor, idle: float | None) -> tf.Tensor:
+        """The scalar, or its idle value where the update is skipped."""
+        if self._applied is None or idle is None:
             return value
-        return tf.where(self._applied, value, tf.constant(idle[name], value.dtype))
+        return tf.where(self._applied, value, tf.constant(idle, value.dtype))
+
+
+def _is_sparse(gradient: Gradient) -> bool:
+    return isinstance(gradient, tf.IndexedSlices)
 
 
 def _densified(gradient: tf.IndexedSlices, trained: Trained) -> tf.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from experiments import flags
 from experiments.entry.errors import InputError
-from experiments.flags import defaults, table, training
+from experiments.flags import defaults, optimizer_choices, table, training
 from experiments.flags.settings import Settings
 
 
@@ -40,7 +40,8 @@ def test_no_arguments_give_the_default_job() -> None:
 def test_every_optimizer_has_a_learning_rate() -> None:
     """Each optimizer has its own default rate; an explicit one wins."""
     for name in training.OPTIMIZERS:
-        assert parse(f"--optimizer={name}").learning_rate == defaults.LEARNING_RATES[name]
+        expected = optimizer_choices.BY_NAME[name].learning_rate
+        assert parse(f"--optimizer={name}").learning_rate == expected
         assert parse(f"--optimizer={name}", "--learning_rate=0.125").learning_rate == 0.125
 
 

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kernels import layerwise_updates, updates
+from loop.optimizers.adam import nadam_shares
+from loop.optimizers.bias_correction import one_minus_power
+from loop.optimizers.layerwise import lamb_rule, lars_rule
+from loop.optimizers.lion import lion_rule
+from loop.optimizers.muon import muon_rule, orthogonalized
 
 _STEPS = 12
 
@@ -31,7 +35,7 @@ def test_lars_is_algorithm_1(nesterov, trust):
     w, velocity = weights.copy(), np.zeros_like(weights)
     for t, g in enumerate(gradients):
         rate = 0.5 / (1 + t)
-        p, v = layerwise_updates.lars(
+        p, v = lars_rule(
             p, tf.constant(g), v, weight_decay=0.1, trust=trust, nesterov=nesterov,
             **_scalars(learning_rate=rate, momentum=0.8),
         )  # fmt: skip
@@ -50,7 +54,7 @@ def test_lamb_is_algorithm_2(adapt):
     p, m, v = tf.constant(weights), tf.zeros_like(weights), tf.zeros_like(weights)
     w, first, second = weights.copy(), np.zeros_like(weights), np.zeros_like(weights)
     for t, g in enumerate(gradients, start=1):
-        p, m, v = layerwise_updates.lamb(
+        p, m, v = lamb_rule(
             p, tf.constant(g), m, v, weight_decay=0.1, adapt=adapt,
             **_scalars(
                 learning_rate=0.05, beta1=0.8, beta2=0.95, epsilon=1e-6,
@@ -67,12 +71,12 @@ def test_lamb_is_algorithm_2(adapt):
 def test_a_layer_at_zero_moves():
     """Where a norm is 0 the trust ratio is 1, in LARS and LAMB, with no NaN."""
     zeros, gradient = tf.zeros([4], tf.float64), tf.constant([1.0, -2.0, 0.5, 0.0], tf.float64)
-    p, _ = layerwise_updates.lars(
+    p, _ = lars_rule(
         zeros, gradient, zeros, weight_decay=0.0, trust=0.01,
         **_scalars(learning_rate=0.1, momentum=0.9),
     )  # fmt: skip
     np.testing.assert_allclose(p, -0.1 * gradient, rtol=1e-12)
-    p, _, _ = layerwise_updates.lamb(
+    p, _, _ = lamb_rule(
         zeros, gradient, zeros, zeros, weight_decay=0.0,
         **_scalars(
             learning_rate=0.1, beta1=0.9, beta2=0.99, epsilon=0.0, correction1=0.1,
@@ -80,7 +84,7 @@ def test_a_layer_at_zero_moves():
         ),
     )  # fmt: skip
     np.testing.assert_allclose(p[:3], -0.1 * np.sign(gradient[:3]), rtol=1e-12)
-    p, _ = layerwise_updates.lars(
+    p, _ = lars_rule(
         gradient, zeros, zeros, weight_decay=0.0, trust=0.01,
         **_scalars(learning_rate=0.1, momentum=0.9),
     )  # fmt: skip
@@ -93,9 +97,7 @@ def test_lion_is_algorithm_2():
     p, m = tf.constant(weights), tf.zeros_like(weights)
     w, momentum = weights.copy(), np.zeros_like(weights)
     for g in gradients:
-        p, m = updates.lion(
-            p, tf.constant(g), m, **_scalars(learning_rate=0.03, beta1=0.7, beta2=0.9)
-        )
+        p, m = lion_rule(p, tf.constant(g), m, **_scalars(learning_rate=0.03, beta1=0.7, beta2=0.9))
         w = w - 0.03 * np.sign(0.7 * momentum + 0.3 * g)
         momentum = 0.9 * momentum + 0.1 * g
     np.testing.assert_allclose(p, w, rtol=1e-12)
@@ -111,7 +113,7 @@ def test_muon_is_jordans(shape, rms):
     w, velocity = weights.copy(), np.zeros_like(weights)
     rows, columns = int(np.prod(shape[:-1])), shape[-1]
     for g in gradients[:4]:
-        p, v = layerwise_updates.muon(
+        p, v = muon_rule(
             p, tf.constant(g), v, iterations=5, nesterov=True, rms=rms,
             **_scalars(learning_rate=0.1, momentum=0.9),
         )  # fmt: skip
@@ -133,7 +135,7 @@ def test_orthogonalized_keeps_directions_and_evens_out_lengths(shape):
     """The result has the singular vectors of its input and singular values near 1."""
     matrix = _draw(shape, seed=4)[0]
     u, _, vt = np.linalg.svd(matrix, full_matrices=False)
-    rotated = u.T @ layerwise_updates.orthogonalized(tf.constant(matrix), 5).numpy() @ vt.T
+    rotated = u.T @ orthogonalized(tf.constant(matrix), 5).numpy() @ vt.T
     np.testing.assert_allclose(rotated - np.diag(np.diag(rotated)), 0, atol=1e-9)
     assert np.all((np.diag(rotated) > 0.6) & (np.diag(rotated) < 1.3))
 
@@ -142,7 +144,7 @@ def test_orthogonalized_keeps_directions_and_evens_out_lengths(shape):
 @pytest.mark.parametrize("base", [0.0, 0.9, 0.999, 0.9999999])
 def test_one_minus_power_is_exact_at_any_count(base, count):
     """1 - base^count holds its digits where the plain form cancels, 2^31 included."""
-    got = updates.one_minus_power(base, tf.constant(count, tf.float64)).numpy()
+    got = one_minus_power(base, tf.constant(count, tf.float64)).numpy()
     logarithm = np.log(np.longdouble(base)) if base else -np.inf
     np.testing.assert_allclose(got, float(-np.expm1(count * logarithm)), rtol=1e-12)
 
@@ -153,7 +155,7 @@ def test_nadam_shares_are_the_running_product(count):
     beta1 = 0.9999
     mu = beta1 * (1 - 0.5 * 0.96 ** np.arange(1, count + 2, dtype=np.longdouble))
     product = np.prod(mu[:-1])
-    momentum, gradient = updates.nadam_shares(
+    momentum, gradient = nadam_shares(
         tf.constant(0.5, tf.float64), tf.constant(count, tf.float64), beta1=beta1
     )
     np.testing.assert_allclose(momentum, float(0.5 * mu[-1] / (1 - product * mu[-1])), rtol=1e-10)
