@@ -1,7 +1,7 @@
 """Computes a step that was not finite again and says where the first such value arises.
 
     python -m experiments.replay runs/a/nonfinite-000000000123.json
-    python -m experiments.replay runs/a/nonfinite-000000000123.json --data_dir=elsewhere
+    tapestep-replay runs/a/nonfinite-000000000123.json --data_dir=elsewhere
 
 A run that stops at a step which is not finite writes the file into its directory, beside the
 checkpoint of the step before. Model, optimizer and data are made again from the run's flags in the
@@ -15,6 +15,7 @@ compiler rounds otherwise; the data may have changed), 2 bad input (one line on 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -113,5 +114,7 @@ def _named(places: tuple[int, ...], ids: list[int] | None) -> str:
     return f"{'positions' if ids is None else 'examples'} {', '.join(known)}"
 
 
+cli = functools.partial(run_main, main, doc=__doc__)
+
 if __name__ == "__main__":
-    run_main(main)
+    cli()

@@ -1,6 +1,6 @@
 """Trains a classifier from the command line.
 
-    python -m experiments.train
+    tapestep-train                    # or python -m experiments.train, as below
     python -m experiments.train --dataset=fashion_mnist --model=cnn --epochs=5
     python -m experiments.train --flagfile=runs/a/flags.txt
 
@@ -15,6 +15,7 @@ SIGTERM and SIGINT after a checkpoint.
 
 from __future__ import annotations
 
+import functools
 import time
 
 from experiments import flags, sweep
@@ -40,5 +41,7 @@ def main(argv: list[str]) -> int:
     return training_run.run(settings, data, began=began)
 
 
+cli = functools.partial(run_main, main)
+
 if __name__ == "__main__":
-    run_main(main)
+    cli()

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from absl import flags as absl_flags
 
 from experiments.entry.errors import InputError
+from experiments.entry.program import called
 from experiments.flags import defaults, flagfile, help_text, rules, table
 from experiments.flags.flag import Flag
 from experiments.flags.settings import Settings
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str]) -> Settings:
     """
     arguments = flagfile.expand(argv[1:])
     if not _HELP.isdisjoint(arguments):
-        sys.stdout.write(help_text.text("python -m experiments.train"))
+        sys.stdout.write(help_text.text(called(argv[0], "experiments.train")))
         raise SystemExit(0)
     values, given = _read(arguments)
     directly = _read(flagfile.without(argv[1:]))[1]
