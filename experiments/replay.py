@@ -24,17 +24,12 @@ from experiments.data import datasets
 from experiments.entry import tensorflow_import
 from experiments.entry.errors import InputError
 from experiments.entry.run_main import debug_requested, run_main
-from experiments.training import steps
+from experiments.flags.settings import FLAGS
 
 if TYPE_CHECKING:
     from loop.nonfinite.examination import Findings
 
 EXIT_FINITE = 1
-
-# Where and how a run went, which one eager step on one replica has no part in.
-_REPLACED = frozenset(
-    {"directory", "strategy", "virtual_devices", "compile", "download", "dump_weights", "init_from"}
-)
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +44,7 @@ def main(argv: list[str]) -> int:
     path, overruling = argv[1], argv[2:]
     with tensorflow_import.without_banner(show=debug_requested(overruling)):
         import loop
-        from experiments.training import training_run
+        from experiments.training import parts
         from loop import checkpoint
         from loop.nonfinite import replay_file
     try:
@@ -59,9 +54,9 @@ def main(argv: list[str]) -> int:
         replicas = loop.distribute.single()
         # The streamed examples are the resident ones, and a replay writes no shards.
         settings = dataclasses.replace(settings, feed="resident")
-        total_steps = steps.total(settings, data)
-        parts = training_run.parts(settings, data, replicas, total_steps, pathlib.Path())
-        trainer = loop.Trainer(**parts, compile="eager")
+        total_steps = settings.total_steps(len(data.train_images))
+        made = parts.make(settings, data, replicas, total_steps, pathlib.Path())
+        trainer = made.trainer(compile="eager")
         replay_file.restore(path, file, trainer.state)
     except (replay_file.ReplayError, checkpoint.CheckpointError) as error:
         raise InputError(
@@ -89,7 +84,9 @@ def _flags(path: str, rebuild: dict[str, object]) -> list[str]:
             found="one of another program",
             mend="replay it with that program, through loop.nonfinite.replay_file",
         )
-    return [flag for flag in stored if flag.partition("=")[0].removeprefix("--") not in _REPLACED]
+    # Where and how a run went has no part in one eager step on one replica.
+    left_out = {f"--{flag.name}" for flag in FLAGS if not flag.replayed}
+    return [flag for flag in stored if flag.partition("=")[0] not in left_out]
 
 
 def _lines(findings: Findings, ids: list[int] | None) -> list[str]:

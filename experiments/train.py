@@ -22,7 +22,6 @@ from experiments import flags, sweep
 from experiments.data import datasets
 from experiments.entry import tensorflow_import
 from experiments.entry.run_main import run_main
-from experiments.training import steps
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> int:
         settings.dataset, settings.data_dir, fetch_missing=settings.download, report=print
     )
     # TensorFlow takes seconds to import: what can be refused before that, is.
-    steps.total(settings, data)
+    settings.total_steps(len(data.train_images))
     with tensorflow_import.without_banner(show=settings.debug):
         from experiments.training import training_run
     return training_run.run(settings, data, began=began)
