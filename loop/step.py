@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from kernels import clipping, target
-from loop import step_context
+from loop import handles, step_context
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.gradients import reduce_sum, rows_exist
 from loop.optimizers import Optimizer
@@ -81,6 +81,9 @@ class GradientStep:
         a variable, not frozen, that no gradient reaches, a loss of the wrong shape, or a metric
         named as one of the row's own.
     """
+
+    # The compiled loop then keeps no copy of what the step writes.
+    reports_finite = True
 
     def __init__(
         self,
@@ -366,9 +369,8 @@ def _reduced(sums: _Sums) -> _Sums:
 
 
 def _commit(average: MovingAverage, value: tf.Tensor, weight: tf.Tensor, finite: tf.Tensor) -> None:
-    variable = average.variable
-    old = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+    old = handles.read(average.variable)
     mean = value / tf.maximum(weight, tf.ones([], weight.dtype))
     share = tf.where(finite & (weight > 0), tf.constant(1 - average.momentum, old.dtype), 0)
     change = tf.math.multiply_no_nan(tf.cast(mean, old.dtype) - old, share)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=old + change)
+    handles.write(average.variable, old + change)

@@ -160,7 +160,7 @@ def test_ours_installed_over_another_is_sound(tmp_path, ours, kernels):
         ("kernels/random.py", {"kernels", "loop", "experiments"}),
         ("loop/__init__.py", {"experiments"}),
         ("loop/feeds/order.py", {"loop", "experiments"}),
-        ("experiments/errors.py", {"experiments"}),
+        ("experiments/entry/errors.py", {"experiments"}),
     ],
 )
 def test_a_package_answers_for_what_it_imports(environment, tmp_path, file, named):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from loop.averaging.shadow_weights import ShadowWeights, read, write
+from loop.averaging.shadow_weights import ShadowWeights
+from loop.handles import read, write
 
 
 class Lookahead(ShadowWeights):

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from loop.distribute import Replicas
+from loop.handles import read, write
 from loop.variables import State, name_of, variable_of
 
 
@@ -105,15 +106,3 @@ class ShadowWeights(abc.ABC):
             first, second = read(variable), read(shadow)
             write(variable, second)
             write(shadow, first)
-
-
-def read(variable: tf.Variable) -> tf.Tensor:
-    """This replica's value; by its handle, without the strategy."""
-    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-    value.set_shape(variable.shape)
-    return value
-
-
-def write(variable: tf.Variable, value: tf.Tensor) -> None:
-    """Sets this replica's value."""
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

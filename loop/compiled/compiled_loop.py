@@ -113,6 +113,9 @@ class CompiledLoop:
         self._state: State = {} if declared is None else declared.state
         ids = {id(variable) for variable in assigned}
         self._assigned = [name for name, v in self._state.items() if id(v) in ids]
+        # What may have to be put back: no more than that, if the step always reports `finite`.
+        reports = getattr(step, "reports_finite", False)
+        self._undone = {n: self._state[n] for n in self._assigned} if reports else self._state
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -343,7 +346,7 @@ class CompiledLoop:
                 hook(context)
             # In a region too: augmentation has another form under XLA, as on one replica.
             batch = context.region(self._feed.batch)(resident, chunk, row)
-            before = Before.of(self._state)
+            before = Before.of(self._undone)
             with _counted_regions(context) as regions:
                 scalars = dict(self._step(batch))
             self._columns, values = packed(scalars)

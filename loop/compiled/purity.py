@@ -44,14 +44,11 @@ class Declared:
     set_each_step: Sequence[tf.Variable] = ()
     stateful_random: bool = False
 
-    def check(self, function: Any) -> tuple[tf.Tensor, ...]:
+    def check(self, function: Any) -> None:
         """Checks what a traced step writes and draws.
 
         Args:
           function: the `tf.types.experimental.ConcreteFunction` of the step or of a loop of steps.
-
-        Returns:
-          The handles of what it writes.
 
         Raises:
           ImpureStepError: in one line, with the names.
@@ -66,7 +63,6 @@ class Declared:
                 "cannot compile it",
                 ", ".join(found.python),
             )
-        return found.written
 
     def _check_written(self, found: trace.Trace) -> None:
         allowed = _handles([*self.state.values(), *self.scratch, *self.set_each_step])

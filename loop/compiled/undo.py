@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from kernels import target
 from loop.compiled import trace
+from loop.handles import read_handle, write_handle
 from loop.variables import State
 
 
@@ -43,7 +44,7 @@ class Before:
         """Reads the state; to be called before the step."""
         handles = {name: variable.handle for name, variable in state.items()}
         values = {
-            name: tf.raw_ops.ReadVariableOp(resource=handle, dtype=state[name].dtype)
+            name: read_handle(handle, state[name].dtype, state[name].shape)
             for name, handle in handles.items()
         }
         if tf.executing_eagerly():
@@ -55,9 +56,8 @@ class Before:
         """Restores variables that the step wrote, where `finite` is False."""
         for name in names:
             old = self.values[name]
-            new = tf.raw_ops.ReadVariableOp(resource=self.handles[name], dtype=old.dtype)
-            kept = tf.where(finite, new, old)
-            tf.raw_ops.AssignVariableOp(resource=self.handles[name], value=kept)
+            new = read_handle(self.handles[name], old.dtype, old.shape)
+            write_handle(self.handles[name], tf.where(finite, new, old))
 
     def put_back_unless_finite(
         self, row: tf.Tensor, agreed: Callable[[tf.Tensor], tf.Tensor]
@@ -73,7 +73,7 @@ class Before:
         """
         written = self._written()
         new = {
-            name: tf.raw_ops.ReadVariableOp(resource=self.handles[name], dtype=old.dtype)
+            name: read_handle(self.handles[name], old.dtype, old.shape)
             for name, old in written.items()
         }
         checked = [row, *new.values()]
@@ -89,7 +89,7 @@ class Before:
 
         def assign(values: dict[str, tf.Tensor]) -> None:
             for name, value in values.items():
-                tf.raw_ops.AssignVariableOp(resource=self.handles[name], value=value)
+                write_handle(self.handles[name], value)
 
         if target.current().compiler == "xla":
             # A select is fused into the update; a branch would copy every variable.

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from kernels import random, target
-from loop import schedules
+from loop import handles, schedules
 from loop.keras import version
 
 
@@ -98,9 +98,7 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
             seed, f"keras.SeedGenerator/{place}", global_step, tf.constant([0]), (2,)
         )
         # Keras's states are int64 on TensorFlow and uint32 elsewhere; a word fits both.
-        tf.raw_ops.AssignVariableOp(
-            resource=variable.handle, value=tf.cast(drawn[0], variable.dtype)
-        )
+        handles.write(variable, tf.cast(drawn[0], variable.dtype))
 
 
 class KerasOptimizer:
@@ -217,7 +215,7 @@ class KerasOptimizer:
         elif isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
             rate = own(global_step)
         elif is_variable(own):
-            rate = _read(own)
+            rate = handles.read(own.value)
         else:
             rate = own()
         return tf.cast(rate, tf.float32)
@@ -260,7 +258,7 @@ class KerasOptimizer:
         import keras
 
         everything = [*self._variables, *self.optimizer.variables]
-        old = {id(variable): _read(variable) for variable in everything}
+        old = {id(variable): handles.read(variable.value) for variable in everything}
         rate = self.learning_rate_at(global_step)
         values = dict(old)
         own_rate = self.optimizer._learning_rate
@@ -281,15 +279,7 @@ class KerasOptimizer:
                 continue
             if select is not None:
                 new = tf.where(select, new, kept)
-            tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=new)
-
-
-def _read(variable: Any) -> tf.Tensor:
-    """A Keras variable's value on this replica."""
-    held = variable.value
-    value = tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype)
-    value.set_shape(held.shape)
-    return value
+            handles.write(variable.value, new)
 
 
 def _stateless(optimizer: Any, variables: Sequence[Any], rate: tf.Tensor) -> Any:

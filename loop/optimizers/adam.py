@@ -1,4 +1,4 @@
-"""Adam and its kin: AdamW, AMSGrad, Nadam."""
+"""Adam and its variants: AdamW, AMSGrad, Nadam."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Adam(Optimizer):
 
     A sparse gradient is exact by default, as in compat.v1 and Keras: the moments of all rows decay
     and all rows move. On a large embedding that is a pass over the whole table and both moments;
-    `sparse="lazy"` touches the looked-up rows alone, and is another algorithm.
+    `sparse="lazy"` changes only the looked-up rows, and is another algorithm.
 
     Args:
       learning_rate: a number or a schedule.

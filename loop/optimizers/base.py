@@ -38,7 +38,7 @@ class Optimizer:
       weight_decay_mask: which variables decay: a function of the name, or a pattern. None: all.
       multipliers: pattern -> factor on the learning rate (and so on the decay) of the variables it
         matches; several that match multiply.
-      frozen: patterns of variables that are left alone and get no slots.
+      frozen: patterns of variables that are not updated and get no slots.
       sparse: what an IndexedSlices gradient means. "lazy": only the rows in it are updated; other
         rows keep their slots and do not decay. "exact": as the dense gradient with zeros in the
         other rows, a pass over the whole variable. None: the family's default, which is what
@@ -151,7 +151,7 @@ class Optimizer:
         return state
 
     def is_frozen(self, name: str) -> bool:
-        """Whether the variable of this name is left alone."""
+        """Whether the variable of this name is not updated."""
         return any(pattern.search(name) for pattern in self._frozen)
 
     @contextlib.contextmanager
@@ -182,7 +182,7 @@ class Optimizer:
 
         Args:
           gradients: one a variable, in the order of `build`, already reduced over replicas and
-            clipped; IndexedSlices may repeat rows; None leaves its variable and slots alone. A
+            clipped; IndexedSlices may repeat rows; None leaves its variable and slots as is. A
             frozen variable's is not looked at: a step of one's own need not compute it.
           global_step: int64 scalar.
           finite: bool scalar; where False nothing changes, neither weights, slots nor the count.

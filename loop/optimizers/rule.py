@@ -34,8 +34,8 @@ class Rule:
     Attributes:
       function: `(parameter, gradient, *slots, keep=keep, **scalars) -> (parameter, *slots)`. A pure
         function of tensors of one shape (or the same rows of it) and of one float dtype, which the
-        scalars have too. `gradient` is the direction of increase: the function subtracts. Every new
-        slot goes through `keep(new, old)` before anything is formed from it.
+        scalars have too. `gradient` is the direction of increase: it subtracts. Every new slot goes
+        through `keep(new, old)` before anything is formed from it.
       slots: the slots' names, in the order of `function`, and the initial value of all elements.
       constants: scalars by name that never change.
       derived: `(learning_rate, count, dtype)` -> the other scalars by name, float64, computed once

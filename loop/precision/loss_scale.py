@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from loop import handles
+
 _FACTOR = 2.0
 _SMALLEST = 1.0
 _LARGEST = 2.0**126  # whose inverse is still a normal float32
@@ -51,7 +53,7 @@ class LossScale:
 
     def read(self) -> tf.Tensor:
         """The scale in use, a float32 scalar; this replica's copy."""
-        return _read(self._scale)
+        return handles.read(self._scale)
 
     def update(
         self, scale: tf.Tensor, *, loss_finite: tf.Tensor, gradients_finite: tf.Tensor
@@ -72,14 +74,14 @@ class LossScale:
         """
         overflow = loss_finite & ~gradients_finite & (scale > _SMALLEST)
         done = loss_finite & gradients_finite
-        good_steps = _read(self._good_steps)
+        good_steps = handles.read(self._good_steps)
         count = good_steps + 1
         grows = done & (count >= self._growth_steps)
         scale = tf.where(grows, tf.minimum(scale * _FACTOR, _LARGEST), scale)
         scale = tf.where(overflow, tf.maximum(scale / _FACTOR, _SMALLEST), scale)
         count = tf.where(grows | overflow, tf.zeros([], tf.int64), count)
-        _write(self._scale, scale)
-        _write(self._good_steps, tf.where(done | overflow, count, good_steps))
+        handles.write(self._scale, scale)
+        handles.write(self._good_steps, tf.where(done | overflow, count, good_steps))
         return overflow
 
 
@@ -95,13 +97,3 @@ def unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[Any]:
         else divide(gradient)
         for gradient in gradients
     ]
-
-
-def _read(variable: tf.Variable) -> tf.Tensor:
-    value = tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-    value.set_shape(variable.shape)
-    return value
-
-
-def _write(variable: tf.Variable, value: tf.Tensor) -> None:
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import time
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +38,7 @@ class RunLock:
     The lock is flock(2) on `<directory>/run.lock`, so it is free as soon as its process has ended,
     however it ended; the file itself stays. It holds the process number and host for the message
     that a second run prints. A child made by fork without exec shares the lock until it ends too.
+    An object that is collected gives the lock back: nobody can do it any more.
 
     Args:
       directory: the run's directory; made if absent.
@@ -44,7 +46,7 @@ class RunLock:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._path = Path(os.path.abspath(directory)) / FILE_NAME
-        self._descriptor: int | None = None
+        self._give_back: weakref.finalize[Any, RunLock] | None = None
 
     @property
     def path(self) -> Path:
@@ -54,7 +56,7 @@ class RunLock:
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
-        return self._descriptor is not None
+        return self._give_back is not None
 
     def acquire(self) -> None:
         """Takes the lock.
@@ -80,15 +82,15 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self._give_back = weakref.finalize(self, _give_back, descriptor)
+        # At the end of the process the system drops the lock, after everything else has ended.
+        self._give_back.atexit = False
 
     def release(self) -> None:
         """Gives the lock back; does nothing if it is not held."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            # The file stays: unlinking it would let two runs lock two files of one name.
-            os.ftruncate(descriptor, 0)
-            os.close(descriptor)
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
 
     def _lock(self, descriptor: int) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -112,6 +114,12 @@ class RunLock:
 
     def _taken(self, holder: dict[str, Any]) -> str:
         pid = holder.get("pid", "unknown")
+        if pid == os.getpid() and holder["host"] == platform.node():
+            return (
+                f"directory {self._path.parent} is in use by another trainer in this process "
+                f"{pid}, which was not closed; call its close(), make it in a `with` block, or "
+                "choose another directory"
+            )
         where = f" on {holder['host']}" if "host" in holder else ""
         return (
             f"directory {self._path.parent} is in use by another run, process {pid}{where}; wait "
@@ -136,6 +144,12 @@ class RunLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def _give_back(descriptor: int) -> None:
+    # The file stays: unlinking it would let two runs lock two files of one name.
+    os.ftruncate(descriptor, 0)
+    os.close(descriptor)
 
 
 def _holder(descriptor: int) -> dict[str, Any]:

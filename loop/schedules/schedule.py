@@ -1,4 +1,4 @@
-"""What a schedule is: a function of the global step alone."""
+"""What a schedule is: a function of only the global step."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def constant(value: float) -> Schedule:
 
 
 def as_schedule(value: Schedule | Callable[[tf.Tensor], tf.Tensor] | float) -> Schedule:
-    """The schedule that `value` stands for.
+    """The schedule that `value` means.
 
     Args:
       value: a schedule; a number, for a constant one; or a function from an int64 scalar step to a

@@ -53,13 +53,27 @@ def test_variable_and_name_of_both_kinds():
 def test_an_unknown_owner_is_refused():
     """Nothing is searched for in unknown objects: what a search misses, a resume loses."""
 
-    class Holder(tf.Module):
+    class Holder:
         def __init__(self):
-            super().__init__()
             self.weight = tf.Variable(1.0)
 
     with pytest.raises(TypeError, match="cannot tell the variables of Holder"):
         variables.named({"model": Holder()})
+
+
+def test_a_module_a_list_and_a_metric_are_owners():
+    """A tf.Module's variables by their place, a list's by number, a Keras metric's by path."""
+
+    class Holder(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = [tf.Variable(1.0), tf.Variable(2.0)]
+
+    holder, metric = Holder(), keras.metrics.Mean(name="mean")
+    state = variables.named([holder, {"metric": metric}])
+    assert state["0/layers/1"] is holder.layers[1]
+    of_metric = [variable.value for variable in metric.variables]
+    assert [v for n, v in state.items() if n.startswith("1/metric/")] == of_metric
 
 
 def test_two_variables_of_one_name_are_refused():

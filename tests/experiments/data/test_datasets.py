@@ -129,7 +129,7 @@ def test_reading_writes_nothing_beside_the_archive(tmp_path: Path) -> None:
 def test_data_and_flags_are_read_without_tensorflow() -> None:
     """Bad flags and files are found before TensorFlow, which takes seconds, is imported."""
     code = (
-        "import sys; from experiments import datasets, entry, flags;"
+        "import sys; from experiments import entry, flags; from experiments.data import datasets;"
         "datasets.load('digits'); flags.parse(['train']); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

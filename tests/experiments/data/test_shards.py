@@ -83,7 +83,7 @@ def test_of_two_writers_the_first_ones_shards_stay(copy, monkeypatch, tmp_path):
 
 _WRITER = """
 import pathlib, sys, time
-from experiments import datasets, shards
+from experiments.data import datasets, shards
 write = shards._write_shards
 def slow(*arguments):
     for name in write(*arguments):

@@ -59,10 +59,11 @@ _LOST = {
     "refused by TensorFlow": """
         import tensorflow as tf
         from loop import distribute
+        from loop.distribute import strategies
         def refused(cluster_resolver):
             raise tf.errors.UnavailableError(None, None, "no")
         tf.distribute.MultiWorkerMirroredStrategy = refused
-        distribute.meet = lambda *_, **__: peers
+        strategies.meet = lambda *_, **__: peers
         try:
             distribute.multi_worker(workers)
         except cluster.ClusterError:

@@ -1,5 +1,6 @@
 """One run a directory: real processes that hold, die and leave stale locks."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ except run_lock.RunLockError as error:
 
 def start(directory: Path, mode: str) -> "subprocess.Popen[str]":
     """A process that takes the lock and says so."""
-    module = str(ROOT / "loop" / "run_lock.py")
+    module = str(ROOT / "loop" / "run" / "lock.py")
     command = [sys.executable, "-c", HOLDER, module, str(directory), mode]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -112,3 +113,24 @@ def test_paths_that_cannot_be_locked(tmp_path: Path) -> None:
     with pytest.raises(RunLockError, match=r"\[ELOOP\]"):
         RunLock(tmp_path).acquire()
     assert not target.exists()
+
+
+def test_a_second_holder_in_this_process_is_told_so(tmp_path: Path) -> None:
+    """The message speaks of this process and of closing, not of another run."""
+    with (
+        RunLock(tmp_path),
+        pytest.raises(RunLockError, match=r"another trainer in this process \d+, .*close\(\)"),
+    ):
+        RunLock(tmp_path).acquire()
+
+
+def test_a_collected_holder_gives_the_lock_back(tmp_path: Path) -> None:
+    """An object that nobody has any more leaves neither the lock nor a descriptor."""
+    before = len(os.listdir("/proc/self/fd"))
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    del lock
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with RunLock(tmp_path) as second:
+        assert second.held

@@ -40,7 +40,7 @@ sys.exit(signals.exit_code(stop.received))
 
 def start(mode: str) -> "subprocess.Popen[str]":
     """A process that waits for signals and says what it noted."""
-    command = [sys.executable, "-c", VICTIM, str(ROOT / "loop" / "signals.py"), mode]
+    command = [sys.executable, "-c", VICTIM, str(ROOT / "loop" / "run" / "signals.py"), mode]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
