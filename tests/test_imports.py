@@ -97,7 +97,6 @@ _WIDE_ROOMS = {
     "loop/checkpoint",
     "loop/feeds",
     "loop/optimizers",
-    "experiments/training",
     "experiments/flags",
     "experiments/benchmark",
     "experiments/benchmark/contenders",
