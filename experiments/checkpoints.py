@@ -1,7 +1,7 @@
 """Lists, verifies and compares the checkpoints of a run. Changes nothing.
 
     python -m experiments.checkpoints list runs/a
-    python -m experiments.checkpoints verify runs/a
+    tapestep-checkpoints verify runs/a
     python -m experiments.checkpoints diff runs/a/checkpoint-000000000100 runs/b
 
 A DIRECTORY is a run's directory or one checkpoint; `diff` takes a run's newest one. The exit status
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from experiments.entry import tensorflow_import
+from experiments.entry.program import called
 from experiments.entry.significant import significant
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _OneLineParser(
-        prog="python -m experiments.checkpoints",
+        prog=called(sys.argv[0], "experiments.checkpoints"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

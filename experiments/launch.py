@@ -1,6 +1,7 @@
 """Starts the workers of a multi-worker run on this machine.
 
     python -m experiments.launch --workers=2 -- python -m experiments.train --strategy=multi_worker
+    tapestep-launch --workers=2 -- tapestep-train --strategy=multi_worker
 
 Each worker gets a TF_CONFIG that names them all on loopback; its output is passed through, each
 line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL twenty
@@ -12,6 +13,7 @@ that of the first that did not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -101,10 +103,12 @@ def _configurations(workers: int) -> list[str]:
 
 
 def _started(command: Sequence[str], config: str) -> subprocess.Popen[str]:
+    # Our scripts are beside the interpreter, which need not be on the path.
+    path = os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)
     try:
         return subprocess.Popen(
             command,
-            env={**os.environ, "TF_CONFIG": config},
+            env={**os.environ, "PATH": os.pathsep.join(path), "TF_CONFIG": config},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -196,5 +200,7 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
             process.wait()
 
 
+cli = functools.partial(run_main, main, doc=__doc__)
+
 if __name__ == "__main__":
-    run_main(main)
+    cli()

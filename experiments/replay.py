@@ -1,7 +1,7 @@
 """Computes a step that was not finite again and says where the first such value arises.
 
     python -m experiments.replay runs/a/nonfinite-000000000123.json
-    python -m experiments.replay runs/a/nonfinite-000000000123.json --data_dir=elsewhere
+    tapestep-replay runs/a/nonfinite-000000000123.json --data_dir=elsewhere
 
 A run that stops at a step which is not finite writes the file into its directory, beside the
 checkpoint of the step before. Model, optimizer and data are made again from the run's flags in the
@@ -15,6 +15,7 @@ compiler rounds otherwise; the data may have changed), 2 bad input (one line on 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -23,17 +24,12 @@ from experiments.data import datasets
 from experiments.entry import tensorflow_import
 from experiments.entry.errors import InputError
 from experiments.entry.run_main import debug_requested, run_main
-from experiments.training import steps
+from experiments.flags.settings import FLAGS
 
 if TYPE_CHECKING:
     from loop.nonfinite.examination import Findings
 
 EXIT_FINITE = 1
-
-# Where and how a run went, which one eager step on one replica has no part in.
-_REPLACED = frozenset(
-    {"directory", "strategy", "virtual_devices", "compile", "download", "dump_weights", "init_from"}
-)
 
 
 def main(argv: list[str]) -> int:
@@ -48,7 +44,7 @@ def main(argv: list[str]) -> int:
     path, overruling = argv[1], argv[2:]
     with tensorflow_import.without_banner(show=debug_requested(overruling)):
         import loop
-        from experiments.training import training_run
+        from experiments.training import parts
         from loop import checkpoint
         from loop.nonfinite import replay_file
     try:
@@ -58,9 +54,9 @@ def main(argv: list[str]) -> int:
         replicas = loop.distribute.single()
         # The streamed examples are the resident ones, and a replay writes no shards.
         settings = dataclasses.replace(settings, feed="resident")
-        total_steps = steps.total(settings, data)
-        parts = training_run.parts(settings, data, replicas, total_steps, pathlib.Path())
-        trainer = loop.Trainer(**parts, compile="eager")
+        total_steps = settings.total_steps(len(data.train_images))
+        made = parts.make(settings, data, replicas, total_steps, pathlib.Path())
+        trainer = made.trainer(compile="eager")
         replay_file.restore(path, file, trainer.state)
     except (replay_file.ReplayError, checkpoint.CheckpointError) as error:
         raise InputError(
@@ -88,7 +84,9 @@ def _flags(path: str, rebuild: dict[str, object]) -> list[str]:
             found="one of another program",
             mend="replay it with that program, through loop.nonfinite.replay_file",
         )
-    return [flag for flag in stored if flag.partition("=")[0].removeprefix("--") not in _REPLACED]
+    # Where and how a run went has no part in one eager step on one replica.
+    left_out = {f"--{flag.name}" for flag in FLAGS if not flag.replayed}
+    return [flag for flag in stored if flag.partition("=")[0] not in left_out]
 
 
 def _lines(findings: Findings, ids: list[int] | None) -> list[str]:
@@ -113,5 +111,7 @@ def _named(places: tuple[int, ...], ids: list[int] | None) -> str:
     return f"{'positions' if ids is None else 'examples'} {', '.join(known)}"
 
 
+cli = functools.partial(run_main, main, doc=__doc__)
+
 if __name__ == "__main__":
-    run_main(main)
+    cli()

@@ -1,7 +1,9 @@
 """Runs a grid of settings, in processes one after another, and prints a table.
 
     python -m experiments.train --sweep="learning_rate=.1,.03;seed=1,2" --steps=500
+    tapestep-sweep "learning_rate=.1,.03;seed=1,2" --steps=500
 
+The flags of the runs are those of `python -m experiments.train --help`.
 Each run has its own directory and log in the sweep's; the same command with that `--directory`
 again goes on where the sweep was interrupted. SIGTERM, SIGINT and SIGHUP end the sweep, and are
 handed on to the run at work, each as often as it comes. Exit status: 0 if all runs ended with 0, 1
@@ -12,11 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +29,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import flags
+from experiments.entry import program
 from experiments.entry.errors import InputError
+from experiments.entry.run_main import run_main
 from experiments.entry.significant import significant
 from experiments.entry.summary import show
 from experiments.flags import Settings
@@ -50,6 +54,19 @@ class Run:
     values: dict[str, str]
     directory: Path
     command: list[str]
+
+
+def main(argv: list[str]) -> int:
+    """Reads the grid and the flags, then trains; returns the exit status."""
+    if len(argv) < 2 or argv[1].startswith("-"):
+        raise InputError(
+            "command line",
+            expected="a grid first",
+            found=argv[1] if len(argv) > 1 else "nothing",
+            mend='give for example "learning_rate=.1,.03;seed=1,2", then the flags of each run',
+        )
+    arguments = [argv[0], f"--sweep={argv[1]}", *argv[2:]]
+    return run(arguments, flags.parse(arguments))
 
 
 def run(argv: Sequence[str], settings: Settings) -> int:
@@ -99,8 +116,7 @@ def _runs(argv: Sequence[str], sweep: str, directory: Path) -> Iterator[Run]:
         arguments = [f"--{name}={text}" for name, text in values.items()]
         arguments += ["--sweep=", f"--directory={own}"]
         flags.parse([*argv, *arguments])
-        command = [sys.executable, "-m", "experiments.train", *argv[1:], *arguments]
-        yield Run(values, own, command)
+        yield Run(values, own, [*program.command("experiments.train"), *argv[1:], *arguments])
 
 
 def _label(values: dict[str, str]) -> str:
@@ -179,3 +195,9 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return significant(value, 5) if isinstance(value, float) else str(value)
+
+
+cli = functools.partial(run_main, main, doc=__doc__)
+
+if __name__ == "__main__":
+    cli()

@@ -1,6 +1,6 @@
 """Trains a classifier from the command line.
 
-    python -m experiments.train
+    tapestep-train                    # or python -m experiments.train, as below
     python -m experiments.train --dataset=fashion_mnist --model=cnn --epochs=5
     python -m experiments.train --flagfile=runs/a/flags.txt
 
@@ -15,13 +15,13 @@ SIGTERM and SIGINT after a checkpoint.
 
 from __future__ import annotations
 
+import functools
 import time
 
 from experiments import flags, sweep
 from experiments.data import datasets
 from experiments.entry import tensorflow_import
 from experiments.entry.run_main import run_main
-from experiments.training import steps
 
 
 def main(argv: list[str]) -> int:
@@ -34,11 +34,13 @@ def main(argv: list[str]) -> int:
         settings.dataset, settings.data_dir, fetch_missing=settings.download, report=print
     )
     # TensorFlow takes seconds to import: what can be refused before that, is.
-    steps.total(settings, data)
+    settings.total_steps(len(data.train_images))
     with tensorflow_import.without_banner(show=settings.debug):
         from experiments.training import training_run
     return training_run.run(settings, data, began=began)
 
 
+cli = functools.partial(run_main, main)
+
 if __name__ == "__main__":
-    run_main(main)
+    cli()

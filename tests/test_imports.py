@@ -96,7 +96,6 @@ _WIDE_ROOMS = {
     "kernels",
     "loop/feeds",
     "loop/optimizers",
-    "experiments/training",
     "experiments/flags",
     "experiments/benchmark",
     "experiments/benchmark/contenders",

@@ -34,7 +34,10 @@ def debug_requested(arguments: Sequence[str]) -> bool:
 
 
 def run_main(
-    main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None
+    main: Callable[[list[str]], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    doc: str | None = None,
 ) -> NoReturn:
     """Runs a binary's `main` and exits the process with its status.
 
@@ -45,8 +48,12 @@ def run_main(
     Args:
       main: takes the whole argument list, program name first; None returned means 0.
       argv: `sys.argv` when None.
+      doc: what `--help` prints as the first argument; None where `main` has a help of its own.
     """
     arguments = list(sys.argv if argv is None else argv)
+    if doc is not None and arguments[1:2] in (["--help"], ["-h"]):
+        print(doc.strip())
+        sys.exit(0)
     try:
         status = main(arguments)
     except (InputError, KeyboardInterrupt) as error:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import textwrap
 
-from experiments.flags import table
 from experiments.flags.flag import Flag
+from experiments.flags.settings import FLAGS
 
 _WIDTH = 96
 _INDENT = " " * 8
 
 
 def _usage(flag: Flag) -> str:
-    if flag.kind == "bool":
-        return f"--[no]{flag.name}"
-    if flag.kind == "choice":
-        listed = f"--{flag.name}={'|'.join(flag.choices)}"
-        return listed if len(listed) < _WIDTH - 2 else f"--{flag.name}=NAME"
-    return f"--{flag.name}={flag.shown if flag.kind == 'text' else 'N'}"
+    return flag.usage if len(flag.usage) < _WIDTH - 2 else f"--{flag.name}=NAME"
 
 
 def _entry(flag: Flag) -> str:
@@ -26,8 +21,8 @@ def _entry(flag: Flag) -> str:
         notes.append(flag.expected)
     if flag.kind not in ("bool", "choice", "text"):
         notes.append(flag.expected)
-    if flag.default is not None and flag.kind != "bool":
-        notes.append(f"default {flag.default}")
+    if flag.written_default and flag.kind != "bool":
+        notes.append(f"default {flag.written_default}")
     if flag.only_with and len(flag.only_with[1]) < 6:
         notes.append(f"only with --{flag.only_with[0]}={'|'.join(flag.only_with[1])}")
     text = flag.help + (f" ({'; '.join(notes)})" if notes else "")
@@ -50,7 +45,7 @@ def text(program: str) -> str:
     """
     parts = [f"usage: {program} [--flag=value ...] [--flagfile=PATH]"]
     group = None
-    for flag in table.FLAGS:
+    for flag in FLAGS:
         if flag.group != group:
             group = flag.group
             parts.append(f"\n{group}:")

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 from absl import flags as absl_flags
 
 from experiments.entry.errors import InputError
-from experiments.flags import defaults, flagfile, help_text, rules, table
+from experiments.entry.program import called
+from experiments.flags import flagfile, help_text, rules, settings
 from experiments.flags.flag import Flag
-from experiments.flags.settings import Settings
+from experiments.flags.settings import BY_NAME, FLAGS, Settings
 
 _HELP = frozenset({"--help", "-help", "-h", "--helpfull", "--helpshort", "-helpfull"})
 _EXAMPLES = {"int": "1", "float": "0.1", "ints": "100,200", "floats": "0.1,0.01,0.001"}
@@ -23,7 +24,7 @@ _MISSING = re.compile(r"Missing value for flag -{1,2}(\w+)$")
 
 
 def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
-    """Defines every flag of `table` in absl.
+    """Defines every flag in absl.
 
     Args:
       flag_values: where; absl's global flags by default.
@@ -36,13 +37,13 @@ def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
         "floats": absl_flags.DEFINE_list,
         "text": absl_flags.DEFINE_string,
     }
-    for flag in table.FLAGS:
+    for flag in FLAGS:
         if flag.kind == "choice":
             absl_flags.DEFINE_enum(
-                flag.name, flag.default, flag.choices, flag.help, flag_values=flag_values
+                flag.name, flag.unless_given, flag.choices, flag.help, flag_values=flag_values
             )
         else:
-            kinds[flag.kind](flag.name, flag.default, flag.help, flag_values=flag_values)
+            kinds[flag.kind](flag.name, flag.unless_given, flag.help, flag_values=flag_values)
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -63,13 +64,13 @@ def parse(argv: Sequence[str]) -> Settings:
     """
     arguments = flagfile.expand(argv[1:])
     if not _HELP.isdisjoint(arguments):
-        sys.stdout.write(help_text.text("python -m experiments.train"))
+        sys.stdout.write(help_text.text(called(argv[0], "experiments.train")))
         raise SystemExit(0)
     values, given = _read(arguments)
     directly = _read(flagfile.without(argv[1:]))[1]
     values, given = rules.overrule(values, given, directly)
     rules.check(values, given)
-    return Settings(**defaults.complete(values))
+    return settings.complete(values)
 
 
 def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
@@ -79,7 +80,7 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     try:
         positional = flag_values(["train", *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        _refuse_unknown(error.flagname, table.BY_NAME)
+        _refuse_unknown(error.flagname, BY_NAME)
     except (absl_flags.Error, ValueError) as error:
         _refuse_unreadable(str(error))
     if positional:
@@ -89,8 +90,8 @@ def _read(arguments: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
             found=f"the argument {positional[0]!r}",
             mend="write it as --flag=value, or remove it",
         )
-    values = {flag.name: _checked(flag, flag_values[flag.name].value) for flag in table.FLAGS}
-    return values, {flag.name for flag in table.FLAGS if flag_values[flag.name].present}
+    values = {flag.name: _checked(flag, flag_values[flag.name].value) for flag in FLAGS}
+    return values, {flag.name for flag in FLAGS if flag_values[flag.name].present}
 
 
 def _nearest(name: str, names: Iterable[str]) -> str | None:
@@ -111,7 +112,7 @@ def _refuse_unknown(name: str, names: Iterable[str]) -> NoReturn:
 def _refuse_unreadable(message: str) -> NoReturn:
     """Turns absl's message into a line of ours."""
     if missing := _MISSING.match(message):
-        flag = table.BY_NAME[missing[1]]
+        flag = BY_NAME[missing[1]]
         raise InputError(
             f"--{flag.name}",
             expected=flag.expected,
@@ -126,8 +127,8 @@ def _refuse_unreadable(message: str) -> NoReturn:
             mend=f"give --{valued[1]} or --no{valued[1]}",
         )
     illegal = _ILLEGAL.match(message)
-    if illegal and illegal[1] in table.BY_NAME:
-        _refuse(table.BY_NAME[illegal[1]], illegal[2])
+    if illegal and illegal[1] in BY_NAME:
+        _refuse(BY_NAME[illegal[1]], illegal[2])
     raise InputError(
         "command line", expected="flags as --flag=value", found=message, mend="see --help"
     )
@@ -140,9 +141,9 @@ def _refuse(flag: Flag, found: object) -> NoReturn:
     elif flag.kind == "bool":
         mend = f"give --{flag.name} or --no{flag.name}"
     else:
-        mend = f"give for example --{flag.name}={_EXAMPLES[flag.kind]}"
-        if flag.default is not None:
-            mend = f"give for example --{flag.name}={flag.default} (the default)"
+        default = flag.written_default
+        example = f"{default} (the default)" if default else _EXAMPLES[flag.kind]
+        mend = f"give for example --{flag.name}={example}"
     raise InputError(f"--{flag.name}", expected=flag.expected, found=found or "nothing", mend=mend)
 
 

@@ -2,260 +2,209 @@
 
 from __future__ import annotations
 
-from experiments.flags.flag import INT32_MAX, INT64_MAX, Flag
+import dataclasses
+import typing
+from typing import Any, Literal
 
-CLIPS = ("none", "value", "norm", "global_norm", "adaptive")
-STRATEGIES = ("single", "mirrored", "multi_worker", "auto")
+from experiments.flags import paths
+from experiments.flags.flag import INT32_MAX, INT64_MAX, flag
 
-CLIPPING = (
-    Flag(
-        "clip",
-        "clipping",
-        "choice",
+Clip = Literal["none", "value", "norm", "global_norm", "adaptive"]
+_CLIPS = typing.get_args(Clip)[1:]
+
+
+def _preset(**values: Any) -> tuple[str, dict[str, Any]]:
+    return "augment", values
+
+
+@dataclasses.dataclass(frozen=True)
+class Clipping:
+    """What bounds the gradients."""
+
+    clip: Clip = flag(
         "none",
-        "Clip gradients between reduction and optimizer: each value, each tensor's norm, the"
-        " norm over all, or each unit's norm by its weights' (adaptive).",
-        CLIPS,
-    ),
-    Flag(
-        "clip_norm",
-        "clipping",
-        "float",
+        "Clip gradients between reduction and optimizer: each value, each tensor's norm, the norm"
+        " over all, or each unit's norm by its weights' (adaptive).",
+    )
+    clip_norm: float | None = flag(
         None,
         "The bound; 1 by default, 0.01 for adaptive.",
-        low=0.0,
         above=True,
-        only_with=("clip", CLIPS[1:]),
-    ),
-)
-AUGMENTATION = (
-    Flag(
-        "augment",
-        "augmentation",
-        "choice",
+        by=("clip", {**dict.fromkeys(_CLIPS, 1.0), "adaptive": 0.01}),
+        only_with=("clip", _CLIPS),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What changes the images; a preset's values where not given."""
+
+    augment: Literal["none", "article", "standard"] = flag(
         "none",
         "A preset, which the flags below change: article is rotation 20, shift 0.2 and flip;"
         " standard is crop 4 and flip.",
-        ("none", "article", "standard"),
-    ),
-    Flag(
-        "rotation",
-        "augmentation",
-        "float",
-        None,
-        "Rotate by up to this many degrees either way.",
-        low=0.0,
-        high=180.0,
-    ),
-    Flag(
-        "shift",
-        "augmentation",
-        "float",
-        None,
+    )
+    rotation: float = flag(
+        0.0, "Rotate by up to this many degrees either way.", high=180.0, by=_preset(article=20.0)
+    )
+    shift: float = flag(
+        0.0,
         "Shift by up to this share of height and width.",
-        low=0.0,
         high=1.0,
         below=True,
-    ),
-    Flag(
-        "zoom",
-        "augmentation",
-        "float",
-        None,
-        "Zoom by a factor within this of 1.",
-        low=0.0,
-        high=1.0,
-        below=True,
-    ),
-    Flag(
-        "shear",
-        "augmentation",
-        "float",
-        None,
-        "Shear by up to this many degrees.",
-        low=0.0,
-        high=90.0,
-        below=True,
-    ),
-    Flag("flip", "augmentation", "bool", None, "Mirror half of the images left to right."),
-    Flag(
-        "crop",
-        "augmentation",
-        "int",
-        None,
-        "Pad by this many pixels and crop back at random.",
-        low=0,
-        high=256,
-    ),
-    Flag(
-        "cutout",
-        "augmentation",
-        "int",
-        None,
-        "Blank a square of this many pixels a side.",
-        low=0,
-        high=256,
-    ),
-    Flag(
-        "mixup",
-        "augmentation",
-        "float",
-        None,
-        "Mix pairs by a share drawn from Beta(mixup, mixup); 0 for none.",
-        low=0.0,
-    ),
-)
-RUN = (
-    Flag("batch_size", "run", "int", 128, "Examples a step.", low=1, high=INT32_MAX),
-    Flag("steps", "run", "int", None, "Steps in all; or give --epochs.", low=1, high=INT64_MAX),
-    Flag(
-        "epochs",
-        "run",
-        "int",
+        by=_preset(article=0.2),
+    )
+    zoom: float = flag(
+        0.0, "Zoom by a factor within this of 1.", high=1.0, below=True, by=_preset()
+    )
+    shear: float = flag(
+        0.0, "Shear by up to this many degrees.", high=90.0, below=True, by=_preset()
+    )
+    flip: bool = flag(
+        False, "Mirror half of the images left to right.", by=_preset(article=True, standard=True)
+    )
+    crop: int = flag(
+        0, "Pad by this many pixels and crop back at random.", high=256, by=_preset(standard=4)
+    )
+    cutout: int = flag(0, "Blank a square of this many pixels a side.", high=256, by=_preset())
+    mixup: float = flag(
+        0.0, "Mix pairs by a share drawn from Beta(mixup, mixup); 0 for none.", by=_preset()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Length, randomness and files."""
+
+    batch_size: int = flag(128, "Examples a step.", low=1, high=INT32_MAX)
+    steps: int | None = flag(
+        None, "Steps in all; or give --epochs.", low=1, high=INT64_MAX, lives="process"
+    )
+    epochs: int | None = flag(
         None,
         "Times through the training data; 30 if --steps is not given either.",
         low=1,
         high=INT64_MAX,
-    ),
-    Flag(
-        "accumulate",
-        "run",
-        "int",
+        lives="process",
+    )
+    accumulate: int = flag(
         1,
         "Micro-batches a step, whose gradients are averaged; divides --batch_size.",
         low=1,
         high=INT32_MAX,
-    ),
-    Flag("seed", "run", "int", 0, "Of weights, order and noise.", low=0, high=INT64_MAX),
-    Flag(
-        "directory",
-        "run",
-        "text",
+    )
+    # The run's directory compares the seed itself, as it does what bit-exactness depends on:
+    # compile mode, devices, replicas.
+    seed: int = flag(0, "Of weights, order and noise.", high=INT64_MAX, lives="process")
+    directory: str | None = flag(
         None,
         "Where the run keeps its files, and resumes from; a fresh one by default.",
-    ),
-    Flag("log_every", "run", "int", 100, "Steps between log lines.", low=1, high=INT64_MAX),
-    Flag(
-        "tensorboard",
-        "run",
-        "bool",
+        check=paths.folder,
+        lives="process",
+        replayed=False,
+    )
+    log_every: int = flag(100, "Steps between log lines.", low=1, high=INT64_MAX, lives="process")
+    tensorboard: bool = flag(
         False,
         "Write the numbers of every step and evaluation for TensorBoard, into tensorboard/ of the"
         " run's directory.",
-    ),
-    Flag(
-        "eval_every",
-        "run",
-        "int",
-        0,
-        "Steps between evaluations; 0 for one at the end.",
-        low=0,
-        high=INT64_MAX,
-    ),
-    Flag(
-        "checkpoint_every",
-        "run",
-        "int",
-        0,
-        "Steps between checkpoints; 0 for one at the end.",
-        low=0,
-        high=INT64_MAX,
-    ),
-    Flag(
-        "dump_weights",
-        "run",
-        "text",
+        lives="process",
+    )
+    eval_every: int = flag(
+        0, "Steps between evaluations; 0 for one at the end.", high=INT64_MAX, lives="process"
+    )
+    checkpoint_every: int = flag(
+        0, "Steps between checkpoints; 0 for one at the end.", high=INT64_MAX, lives="process"
+    )
+    dump_weights: str | None = flag(
         None,
         "Write weights, slots and statistics into this .npz file at the end.",
-    ),
-)
-PRECISION = (
-    Flag(
-        "precision",
-        "precision",
-        "choice",
+        check=paths.archive,
+        lives="process",
+        replayed=False,
+        sweep="never",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """The numbers' types."""
+
+    precision: Literal["float32", "float64", "mixed_bfloat16", "mixed_float16"] = flag(
         "float32",
         "Numbers of weights and computation; mixed: float32 weights, half-type computation.",
-        ("float32", "float64", "mixed_bfloat16", "mixed_float16"),
-    ),
-)
-COMPILE = (
-    Flag(
-        "compile",
-        "compile",
-        "choice",
-        "auto",
-        "What runs the step; auto chooses and says so.",
-        ("xla", "graph", "eager", "auto"),
-    ),
-    Flag(
-        "steps_per_call",
-        "compile",
-        "int",
-        0,
-        "Steps in one compiled call; 0 chooses.",
-        low=0,
-        high=INT32_MAX,
-    ),
-)
-REPLICAS = (
-    Flag("strategy", "replicas", "choice", "auto", "How many devices train.", STRATEGIES),
-    Flag(
-        "virtual_devices",
-        "replicas",
-        "int",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compile:
+    """What runs the steps."""
+
+    compile: Literal["xla", "graph", "eager", "auto"] = flag(
+        "auto", "What runs the step; auto chooses and says so.", lives="process", replayed=False
+    )
+    steps_per_call: int = flag(
+        0, "Steps in one compiled call; 0 chooses.", high=INT32_MAX, lives="process"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """Where the steps run."""
+
+    strategy: Literal["single", "mirrored", "multi_worker", "auto"] = flag(
+        "auto", "How many devices train.", lives="process", replayed=False
+    )
+    virtual_devices: int = flag(
         0,
         "Split the CPU into this many devices; 0 does not.",
-        low=0,
         high=1024,
         only_with=("strategy", ("mirrored", "auto")),
-    ),
-    Flag(
-        "meet_seconds",
-        "replicas",
-        "float",
+        lives="process",
+        replayed=False,
+    )
+    meet_seconds: float = flag(
         25.0,
         "Seconds from its start for which a worker waits for the others.",
-        low=0.0,
         above=True,
         only_with=("strategy", ("multi_worker", "auto")),
-    ),
-)
-FAULTS = (
-    Flag(
-        "on_nonfinite",
-        "faults",
-        "choice",
+        lives="process",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Faults:
+    """What is done when something is wrong."""
+
+    on_nonfinite: Literal["stop", "skip"] = flag(
         "stop",
         "At a loss or gradient that is not finite: stop, or skip the step's update.",
-        ("stop", "skip"),
-    ),
-    Flag(
-        "max_nonfinite",
-        "faults",
-        "int",
+        lives="process",
+    )
+    max_nonfinite: int = flag(
         10,
         "Skipped steps in a row after which the run stops.",
         low=1,
         high=INT32_MAX,
         only_with=("on_nonfinite", ("skip",)),
-    ),
-    Flag(
-        "stall_seconds",
-        "faults",
-        "float",
+        lives="process",
+    )
+    stall_seconds: float = flag(
         60.0,
         "Seconds without a batch after which the log says that the run waits for input.",
-        low=0.0,
         above=True,
-    ),
-    Flag(
-        "allow_change",
-        "faults",
-        "bool",
+        lives="process",
+    )
+    allow_change: bool = flag(
         False,
         "Resume although settings differ from the stored ones.",
-    ),
-    Flag("fresh", "faults", "bool", False, "Start anew in a --directory that is not empty."),
-    Flag("debug", "faults", "bool", False, "Show the traceback of an error."),
-)
+        needs=("directory",),
+        lives="command",
+    )
+    fresh: bool = flag(
+        False,
+        "Start anew in a --directory that is not empty.",
+        needs=("directory",),
+        lives="command",
+    )
+    debug: bool = flag(False, "Show the traceback of an error.", lives="command")

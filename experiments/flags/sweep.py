@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from experiments.entry.errors import InputError
-from experiments.flags import table
-
-# Values of other kinds hold commas, or name a file that every run would write.
-_KINDS = ("choice", "int", "float", "bool")
-_NOT_SWEPT = ("dry_run", "debug", "fresh", "allow_change", "download")
+from experiments.flags.settings import BY_NAME
 
 
 def grid_of(text: str) -> dict[str, list[str]]:
@@ -27,10 +23,10 @@ def grid_of(text: str) -> dict[str, list[str]]:
         texts = [value.strip() for value in values.split(",")]
         if not name or not equals or not all(texts):
             _refuse("flag=value,value;flag=value", part.strip() or "nothing", "correct it")
-        flag = table.BY_NAME.get(name)
+        flag = BY_NAME.get(name)
         if flag is None:
             _refuse("the names of flags", name, "--help lists the flags")
-        if flag.kind not in _KINDS or name in _NOT_SWEPT:
+        if not flag.sweepable:
             _refuse("flags of one number or choice each", name, f"give --{name} beside it")
         if name in grid or len(set(texts)) < len(texts):
             _refuse("each flag and each of its values once", part.strip(), "remove the second")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -12,11 +11,12 @@ import loop
 from experiments.entry.significant import significant
 from experiments.entry.summary import summary
 from experiments.flags import Settings
+from experiments.training.parts import Parts
 from kernels import target
 from loop.analysis import flops
 
 
-def show(settings: Settings, made: Mapping[str, Any], total_steps: int) -> dict[str, str]:
+def show(settings: Settings, made: Parts, total_steps: int) -> dict[str, str]:
     """Prints parameters, operations, memory and what will be compiled; changes nothing.
 
     Args:
@@ -27,24 +27,18 @@ def show(settings: Settings, made: Mapping[str, Any], total_steps: int) -> dict[
     Returns:
       What was printed, label -> text.
     """
-    trainer = loop.Trainer(
-        **{name: part for name, part in made.items() if name != "actions"},
-        compile=settings.compile,
-        steps_per_call=settings.steps_per_call or None,
-    )
-    step, feed = made["step"], made["feed"]
+    trainer = made.trainer(compile=settings.compile, steps_per_call=settings.steps_per_call or None)
+    step, feed = made.step, made.feed
     operations = flops.of_step(step, feed)
     resident = sum(_bytes(tensor) for tensor in feed.resident().values())
-    steps = f"{total_steps:,}"
-    if hasattr(feed, "size"):
-        steps += f", {significant(total_steps * feed.batch_size / feed.size, 3)} epochs"
+    epochs = significant(total_steps * feed.batch_size / feed.size, 3)
     lines = {
         "parameters": f"{sum(math.prod(v.shape) for v in step.variables):,}",
         "FLOPs a step": f"{operations:,} in matrix products and convolutions",
         "state": f"{_size(sum(map(_bytes, trainer.state.values())))} in "
         f"{len(trainer.state)} variables",
         "resident data": _size(resident),
-        "steps": steps,
+        "steps": f"{total_steps:,}, {epochs} epochs",
         "FLOPs in all": f"{operations * total_steps:.3g}",
         "replicas": trainer.replicas.description,
         "precision": settings.precision,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from experiments.entry.summary import summary
 from experiments.flags import Settings
+from experiments.training.parts import Parts
 from loop.analysis.range_test import range_test
 
 
-def find(settings: Settings, made: Mapping[str, Any]) -> None:
+def find(settings: Settings, made: Parts) -> None:
     """Runs the test, writes NAME.csv and, with matplotlib, NAME.png, and prints what it suggests.
 
     Args:
@@ -19,11 +17,7 @@ def find(settings: Settings, made: Mapping[str, Any]) -> None:
     """
     name = settings.find_learning_rate
     found = range_test(
-        made["step"],
-        made["feed"],
-        made["state"],
-        compile=settings.compile,
-        replicas=made["replicas"],
+        made.step, made.feed, made.state, compile=settings.compile, replicas=made.replicas
     )
     lines = {
         "suggestion": f"--learning_rate={found.suggestion:.3g}",
@@ -31,7 +25,7 @@ def find(settings: Settings, made: Mapping[str, Any]) -> None:
         "rates tried": f"{found.learning_rates[0]:.3g} to {found.learning_rates[-1]:.3g}",
         "table": f"{name}.csv",
     }
-    if made["replicas"].is_chief:
+    if made.replicas.is_chief:
         found.write_csv(f"{name}.csv")
         try:
             found.plot(f"{name}.png")

@@ -1,8 +1,9 @@
-"""What a run leaves behind when it ends: `result.json`, its weights on request, a summary."""
+"""What a run leaves behind: predictions, a SavedModel, weights, `result.json`, a summary."""
 
 from __future__ import annotations
 
 import json
+import logging
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -12,13 +13,80 @@ import numpy as np
 import tensorflow as tf
 
 import loop
+from experiments.data.datasets import Dataset
+from experiments.entry.errors import InputError
 from experiments.entry.significant import significant
 from experiments.entry.summary import summary
 from experiments.flags import Settings
-from loop import checkpoint
+from experiments.training import models
+from experiments.training.parts import Parts
+from loop import checkpoint, distribute
 from loop.actions.meter import peak_rss_bytes
+from loop.evaluation.export import export
+from loop.evaluation.prediction import Prediction
+from loop.precision.policy import Precision
 
 RESULT_FILE = "result.json"
+
+# What a SavedModel is compared on.
+_EXPORT_EXAMPLES = 16
+
+
+def check(settings: Settings, replicas: distribute.Replicas) -> None:
+    """Refuses before training what could not be handed over after it.
+
+    Raises:
+      InputError: on `--predict` with several workers, each of which has only its own examples.
+    """
+    if settings.predict is not None and replicas.workers > 1:
+        raise InputError(
+            "--predict",
+            expected="one worker",
+            found=replicas.workers,
+            mend="leave it out, then run once more on one worker in a copy of the directory",
+        )
+
+
+def hand_over(settings: Settings, made: Parts, trainer: loop.Trainer, data: Dataset) -> None:
+    """Writes what `--predict` and `--export` ask for, of the evaluated weights.
+
+    Raises:
+      ExportError: if the SavedModel cannot be written or computes something else.
+    """
+    precision = Precision(settings.precision)
+    model = models.InPrecision(made.model, precision)
+    with trainer.evaluated_weights():
+        if settings.predict is not None:
+            outputs = Prediction(
+                lambda batch: {
+                    "logits": model(batch["image"], training=False),
+                    "label": batch["label"],
+                },
+                made.evaluation.feed,
+                trainer.mode,
+                trainer.replicas,
+            )()
+            np.savez(settings.predict, **outputs)  # type: ignore[arg-type]  # names are ours
+        if settings.export is not None:
+            images = data.test_images[:_EXPORT_EXAMPLES].astype(np.float32) * data.scale
+            differences = export(
+                Path(settings.export),
+                lambda image: _served(model, image),
+                {"image": images.astype(precision.variable_dtype.as_numpy_dtype)},
+                made.model,
+                # A half type's sums differ by its own rounding.
+                tolerance=1e-4 if precision.compute_dtype.size >= 4 else 5e-2,
+            )
+            logging.getLogger("loop").info(
+                "exported to %s; reloaded, its outputs differ by at most %.2g",
+                settings.export,
+                max(differences.values()),
+            )
+
+
+def _served(model: models.Model, image: tf.Tensor) -> dict[str, tf.Tensor]:
+    logits = tf.cast(model(image, training=False), tf.float32)
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
 
 def write(

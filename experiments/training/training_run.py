@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -16,33 +15,23 @@ import loop
 from experiments.data.datasets import Dataset
 from experiments.entry.errors import InputError
 from experiments.entry.run_main import EXIT_BAD_INPUT
-from experiments.flags import Settings, rules, schedule_choices
-from experiments.training import (
-    delivery,
-    dry_run,
-    models,
-    outer_loop,
-    pipeline,
-    range_test,
-    recipe,
-    result,
-    steps,
-)
+from experiments.flags import Settings, schedule_choices
+from experiments.flags.profile import profiled_steps
+from experiments.training import dry_run, parts, range_test, result
 from experiments.training.curves import FOLDER as CURVES_FOLDER
 from experiments.training.curves import Curves
-from experiments.training.evaluation_metrics import EvaluationMetrics
+from experiments.training.parts import Parts
 from loop import checkpoint, distribute
 from loop.actions.profile import Profile
 from loop.actions.progress import Progress
 from loop.compiled.regions import CollectiveInRegionError
 from loop.distribute import cluster
 from loop.evaluation.export import ExportError
-from loop.precision.policy import Precision
+from loop.evaluation.warm_start import warm_start
 from loop.run import directory, lock
 from loop.run.signals import exit_code
 
 FLAGS_FILE = "flags.txt"
-RESULT_FILE = result.RESULT_FILE
 PROFILE_FOLDER = "profile"
 RECORDS_FOLDER = "records"
 
@@ -60,48 +49,6 @@ _ONE_LINE = (
     OSError,
 )
 
-# What may differ between a run and its resume without making it another run.
-_HARMLESS = frozenset(
-    {
-        "steps",
-        "epochs",
-        "directory",
-        "data_dir",
-        "download",
-        # The streamed examples are the resident ones, in the same order: the run is the same.
-        "feed",
-        "records",
-        "log_every",
-        "tensorboard",
-        "metrics",
-        "eval_every",
-        "checkpoint_every",
-        "dump_weights",
-        "steps_per_call",
-        "early_stop",
-        "keep_best",
-        "keep_last",
-        "profile",
-        "predict",
-        "export",
-        "dry_run",
-        "find_learning_rate",
-        "sweep",
-        "on_nonfinite",
-        "max_nonfinite",
-        "stall_seconds",
-        "allow_change",
-        "fresh",
-        "debug",
-        # Told apart by the directory's record of what bit-exactness depends on.
-        "compile",
-        "strategy",
-        "virtual_devices",
-        "meet_seconds",
-        "seed",
-    }
-)
-
 
 def run(settings: Settings, data: Dataset, *, began: float) -> int:
     """Trains as the settings say; returns the exit status.
@@ -116,7 +63,7 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("loop").setLevel(logging.INFO)
-    total_steps = steps.total(settings, data)
+    total_steps = settings.total_steps(len(data.train_images))
     replicas = _replicas(settings, time.monotonic() - began)
     try:
         with replicas.naming_a_lost_worker():  # making variables runs collectives too
@@ -138,7 +85,7 @@ def run(settings: Settings, data: Dataset, *, began: float) -> int:
 def _run_on(
     replicas: distribute.Replicas, settings: Settings, data: Dataset, total_steps: int
 ) -> int:
-    delivery.check(settings, replicas)
+    result.check(settings, replicas)
     if settings.dry_run or settings.find_learning_rate is not None:
         _run_without_training(settings, data, replicas, total_steps)
         return 0
@@ -146,7 +93,7 @@ def _run_on(
         directory, records = _folders(settings, replicas)
     with loop.StopSignals() as signals:
         progress = Progress(total_steps)
-        made = parts(settings, data, replicas, total_steps, records)
+        made = parts.make(settings, data, replicas, total_steps, records)
         curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
@@ -156,7 +103,7 @@ def _run_on(
                 trainer,
             ):
                 with replicas.failing_together():
-                    delivery.start_from(settings, made, trainer)
+                    _start_from(settings, made, trainer)
                 trainer.open()
                 # No earlier: what `open` refuses is refused in one line.
                 logging.getLogger("loop").info("%s", replicas.description)
@@ -169,7 +116,7 @@ def _run_on(
                 if curves is not None:
                     curves.evaluated(trainer)
                 if replicas.is_chief:
-                    delivery.hand_over(settings, made, trainer, data)
+                    result.hand_over(settings, made, trainer, data)
             if replicas.is_chief:
                 result.write(settings, trainer, evaluation, directory)
         except _ONE_LINE as error:
@@ -182,6 +129,21 @@ def _run_on(
         return 0
     replicas.gather([0])  # To a worker that still writes, the end of one with a status is a loss.
     return exit_code(trainer.stop_signal)
+
+
+def _start_from(settings: Settings, made: Parts, trainer: loop.Trainer) -> None:
+    """Takes the model's variables over from `--init_from`, where the run has no checkpoint yet.
+
+    The trainer is not open yet: then the chief's values reach the other workers.
+    """
+    resumes = settings.directory is not None and checkpoint.scan(settings.directory)
+    if settings.init_from is None or not trainer.replicas.is_chief or resumes:
+        return
+    model = {name: v for name, v in trainer.state.items() if name.startswith("model/")}
+    for line in warm_start(settings.init_from, model).lines():
+        logging.getLogger("loop").info("%s", line)
+    for shadows in made.averages:
+        shadows.reset()
 
 
 def _last_evaluation(trainer: loop.Trainer) -> dict[str, Any]:
@@ -201,7 +163,7 @@ def _run_without_training(
     with tempfile.TemporaryDirectory() as scratch:
         given = Path(settings.records or scratch)
         records = given if (given / data.name).exists() else Path(scratch)
-        made = parts(settings, data, replicas, total_steps, records)
+        made = parts.make(settings, data, replicas, total_steps, records)
         if settings.dry_run:
             dry_run.show(settings, made, total_steps)
         else:
@@ -247,83 +209,30 @@ def _replicas(settings: Settings, age: float) -> distribute.Replicas:
         ) from error
 
 
-def parts(
-    settings: Settings,
-    data: Dataset,
-    replicas: distribute.Replicas,
-    total_steps: int,
-    records: Path,
-) -> dict[str, Any]:
-    """Step, feed, state, evaluation and its actions, as arguments of `loop.Trainer`.
-
-    Args:
-      settings: of the run.
-      data: its data set.
-      replicas: where it runs.
-      total_steps: how long it is.
-      records: the folder of the shards; with `--feed=records` they are written if absent.
-    """
-    # Of the batch's entries only images are cast: mixup's targets need more than a half type.
-    precision = Precision(settings.precision, inputs=("image",))
-    dtype = precision.variable_dtype
-    with replicas.scope():
-        model = models.make(
-            settings.model,
-            data.image_shape,
-            data.classes,
-            dropout=settings.dropout,
-            seed=settings.seed,
-            precision=precision,
-            synchronized=settings.batch_norm == "synchronized",
-        )
-        outer = outer_loop.OuterLoop(settings)
-        schedule = outer.schedule(recipe.schedule(settings, total_steps))
-        optimizer = recipe.optimizer(settings, schedule, output_kernel=models.output_kernel(model))
-        step = loop.GradientStep(
-            pipeline.loss_function(model),
-            model.trainable_variables,
-            optimizer,
-            clip=recipe.clip(settings),
-            accumulate=settings.accumulate,
-            precision=precision,
-            after_update=outer.after_update,
-        )
-    return {
-        "step": step,
-        "feed": pipeline.training_feed(settings, data, dtype, records),
-        "state": {"model": model, "optimizer": optimizer, **outer.state},
-        "evaluation": pipeline.evaluation(
-            models.InPrecision(model, precision), data, dtype, EvaluationMetrics(settings, data)
-        ),
-        "replicas": replicas,
-        **outer.trainer_options(),
-    }
-
-
 def _trainer(
     settings: Settings,
-    made: dict[str, Any],
+    made: Parts,
     total_steps: int,
     directory: Path,
     signals: loop.StopSignals,
     progress: Progress,
     curves: Curves | None,
 ) -> loop.Trainer:
-    actions = [*made["actions"]]
-    if made["replicas"].is_chief:
+    actions = [*made.actions]
+    if made.replicas.is_chief:
         actions.append(loop.Every(settings.log_every, progress, at_end=True))
     if curves is not None and settings.eval_every:
         actions.append(loop.Every(settings.eval_every, curves.evaluated))
     if settings.profile is not None:
         traced = _profiled_steps(settings.profile, total_steps)
         actions.append(Profile(*traced, directory / PROFILE_FOLDER))
-    return loop.Trainer(
-        **{**made, "actions": actions},
+    return made.trainer(
+        actions=actions,
         directory=loop.RunDirectory(
             directory,
             configuration=_configuration(settings, total_steps),
             keep=settings.keep_last,
-            known=[FLAGS_FILE, RESULT_FILE, PROFILE_FOLDER, RECORDS_FOLDER, CURVES_FOLDER],
+            known=[FLAGS_FILE, result.RESULT_FILE, PROFILE_FOLDER, RECORDS_FOLDER, CURVES_FOLDER],
             allow_change=settings.allow_change,
             fresh=settings.fresh,
             rebuild={"flags": settings.to_flagfile().splitlines()},
@@ -341,7 +250,7 @@ def _trainer(
 
 
 def _profiled_steps(text: str, total_steps: int) -> tuple[int, int]:
-    first, last = rules.profiled_steps(text)
+    first, last = profiled_steps(text)
     if last > total_steps:
         raise InputError(
             "--profile",
@@ -354,7 +263,7 @@ def _profiled_steps(text: str, total_steps: int) -> tuple[int, int]:
 
 def _configuration(settings: Settings, total_steps: int) -> dict[str, Any]:
     """The settings that make it this run, with the schedule's end worked out."""
-    kept = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _HARMLESS}
+    kept = settings.of_run()
     if schedule_choices.BY_NAME[settings.schedule].ends and settings.decay_steps is None:
         kept["decay_steps"] = total_steps - settings.warmup_steps
     if settings.plateau:

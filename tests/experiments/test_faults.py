@@ -12,7 +12,7 @@ import pytest
 
 from experiments import train
 from experiments.entry import tensorflow_import
-from experiments.training import steps
+from experiments.entry.errors import InputError
 from loop import checkpoint
 from loop.run.lock import RunLock
 
@@ -195,7 +195,7 @@ def test_a_read_only_directory_stops_before_step_0(read_only, capsys):
     """Given or not, a directory that cannot be written is one line and status 2."""
     assert _train(read_only / "run") == 2
     assert "Permission denied" in _error(capsys)
-    with pytest.raises(steps.InputError, match="runs/ to be writable"):
+    with pytest.raises(InputError, match="runs/ to be writable"):
         train.main(["train", *FLAGS])
     assert list(read_only.iterdir()) == []
 

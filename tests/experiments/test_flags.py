@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from absl import flags as absl_flags
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from experiments import flags
 from experiments.entry.errors import InputError
-from experiments.flags import defaults, optimizer_choices, table, training
-from experiments.flags.settings import Settings
+from experiments.flags import optimizer_choices
+from experiments.flags.flag import flag, of_fields
+from experiments.flags.settings import BY_NAME, DEFAULT_EPOCHS, FLAGS, Settings
 
 
 def parse(*arguments: str) -> Settings:
@@ -21,25 +23,51 @@ def parse(*arguments: str) -> Settings:
     return flags.parse(["train", *arguments])
 
 
-def test_settings_and_flags_have_the_same_names() -> None:
-    """Each flag is a field of the settings and each field a flag, in the same order."""
-    fields = [field.name for field in dataclasses.fields(Settings)]
-    assert fields == [flag.name for flag in table.FLAGS]
+@dataclasses.dataclass(frozen=True)
+class _Few:
+    whole: int = flag(1, "Whole.")
+    maybe: float | None = flag(None, "Maybe.")
+    switch: bool = flag(False, "Switch.")
+    words: str | None = flag(None, "Words.")
+    several: tuple[int, ...] = flag((), "Several.")
+    numbers: tuple[float, ...] = flag((), "Numbers.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _AndTwoMore(_Few):
+    literal: Literal["a", "b"] = flag("a", "Literal.")
+    listed: str = flag("c", "Listed.", choices=("c", "d"))
+
+
+def test_a_flag_is_what_its_field_is() -> None:
+    """Name, kind and choices follow the field's name and type; the group is the field's class."""
+    found = of_fields(_AndTwoMore)
+    kinds = ["int", "float", "bool", "text", "ints", "floats", "choice", "choice"]
+    assert [each.kind for each in found] == kinds
+    assert [each.name for each in found] == [f.name for f in dataclasses.fields(_AndTwoMore)]
+    assert [each.group for each in found] == ["_ few"] * 6 + ["_ and two more"] * 2
+    assert [each.choices for each in found[-2:]] == [("a", "b"), ("c", "d")]
+
+
+def test_settings_need_every_value() -> None:
+    """A field's flag is no default: settings without a value are not made."""
+    with pytest.raises(TypeError, match="missing"):
+        Settings()
 
 
 def test_no_arguments_give_the_default_job() -> None:
     """The default is the CNN on digits, for a number of epochs, with nothing else switched on."""
     settings = parse()
     assert (settings.dataset, settings.model) == ("digits", "cnn")
-    assert (settings.steps, settings.epochs) == (None, defaults.DEFAULT_EPOCHS)
+    assert (settings.steps, settings.epochs) == (None, DEFAULT_EPOCHS)
     assert (settings.clip, settings.clip_norm, settings.augment) == ("none", None, "none")
-    switched_on = [flag.name for flag in table.FLAGS if getattr(settings, flag.name) is True]
+    switched_on = [each.name for each in FLAGS if getattr(settings, each.name) is True]
     assert switched_on == []
 
 
 def test_every_optimizer_has_a_learning_rate() -> None:
     """Each optimizer has its own default rate; an explicit one wins."""
-    for name in training.OPTIMIZERS:
+    for name in optimizer_choices.BY_NAME:
         expected = optimizer_choices.BY_NAME[name].learning_rate
         assert parse(f"--optimizer={name}").learning_rate == expected
         assert parse(f"--optimizer={name}", "--learning_rate=0.125").learning_rate == 0.125
@@ -80,10 +108,34 @@ def test_flagfile_reproduces_a_run(tmp_path: Path) -> None:
 
 
 def test_what_a_command_asks_for_once_is_not_stored(tmp_path: Path) -> None:
-    """A stored flagfile does not wipe the directory it is run in again."""
+    """A stored flagfile does not wipe the directory it is run in again, nor export once more."""
     stored = parse("--fresh", f"--directory={tmp_path}", "--debug").to_flagfile()
     assert "--fresh" not in stored
     assert "--debug" not in stored
+    once = {each.name for each in FLAGS if each.lives == "command"}
+    assert {"fresh", "debug", "allow_change", "export", "predict", "profile", "dry_run"} <= once
+    given = dataclasses.replace(parse(), **dict.fromkeys(once, "x")).to_flagfile()
+    assert not once & {line.partition("=")[0].removeprefix("--") for line in given.splitlines()}
+    assert not once & set(parse().of_run())
+
+
+_RECORDED = (
+    "dataset model dropout batch_norm optimizer learning_rate momentum weight_decay schedule"
+    " warmup_steps decay_steps decay_rate staircase boundaries values decay_alpha decay_beta"
+    " num_periods end_learning_rate power cycle t_mul m_mul warmup_fraction initial_divisor"
+    " final_divisor clip clip_norm augment rotation shift zoom shear flip crop cutout mixup"
+    " batch_size accumulate ema lookahead monitor plateau plateau_factor init_from"
+    " precision"
+)
+
+
+def test_a_resume_must_have_what_earlier_runs_recorded() -> None:
+    """Checkpoints of earlier versions name these settings; of where and how long, none."""
+    free = {"steps", "epochs", "directory", "feed", "records", "compile", "strategy", "keep_last"}
+    settings = parse("--learning_rate=0.5")
+    assert set(_RECORDED.split()) <= set(settings.of_run())
+    assert not free & set(settings.of_run())
+    assert settings.of_run()["learning_rate"] == 0.5
 
 
 @given(
@@ -140,11 +192,11 @@ def test_help_is_grouped_and_complete(capsys: pytest.CaptureFixture[str]) -> Non
     assert exit_info.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 96
-    groups = list(dict.fromkeys(flag.group for flag in table.FLAGS))
+    groups = list(dict.fromkeys(each.group for each in FLAGS))
     assert [line[:-1] for line in lines if line.endswith(":") and line[0] != " "] == groups
-    for flag in table.FLAGS:
-        usage = f"  --[no]{flag.name}" if flag.kind == "bool" else f"  --{flag.name}="
-        assert sum(line == usage or line.startswith(usage) for line in lines) == 1, flag.name
+    for each in FLAGS:
+        usage = f"  --[no]{each.name}" if each.kind == "bool" else f"  --{each.name}="
+        assert sum(line == usage or line.startswith(usage) for line in lines) == 1, each.name
 
 
 def test_parsing_leaves_absls_global_flags_alone() -> None:
@@ -162,22 +214,26 @@ def test_define_fills_a_given_flag_set() -> None:
     flags.define(values)
     values(["train", "--batch_size=3"])
     assert values.batch_size == 3
-    assert {flag.name for flag in table.FLAGS} <= set(values)
+    assert {each.name for each in FLAGS} <= set(values)
 
 
 def test_only_with_names_real_flags_and_values() -> None:
     """Every condition in the table is about a choice that exists."""
-    for flag in table.FLAGS:
-        if flag.only_with:
-            other, meaningful = flag.only_with
-            assert set(meaningful) <= set(table.BY_NAME[other].choices)
-            assert meaningful, flag.name
+    for each in FLAGS:
+        if each.only_with:
+            other, meaningful = each.only_with
+            assert set(meaningful) <= set(BY_NAME[other].choices)
+            assert meaningful, each.name
+        assert set(each.needs) <= set(BY_NAME), each.name
+        if each.by:
+            other, defaults = each.by
+            assert set(defaults) <= set(BY_NAME[other].choices), each.name
 
 
 def test_defaults_lie_in_their_own_ranges() -> None:
     """A default that its own check would refuse could not be written into a flagfile."""
-    for flag in table.FLAGS:
-        if flag.kind in ("int", "float") and flag.default is not None:
-            assert flag.admits(flag.default), flag.name
-        if flag.kind == "choice":
-            assert flag.default in flag.choices, flag.name
+    for each in FLAGS:
+        if each.kind in ("int", "float") and each.default is not None:
+            assert each.admits(each.default), each.name
+        if each.kind == "choice":
+            assert each.default in each.choices, each.name

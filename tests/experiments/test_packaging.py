@@ -8,8 +8,10 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,66 @@ def test_the_benchmark_is_not_shipped(config: configparser.ConfigParser) -> None
         for module in (ROOT / name.replace(".", "/")).glob("*.py"):
             assert not [each for each in _imports(module) if ".benchmark" in each], module
     assert "scipy" in config["options.extras_require"]["bench"]
+
+
+_SCRIPTS = {
+    "tapestep-train": "usage: tapestep-train",
+    "tapestep-launch": "Starts the workers",
+    "tapestep-checkpoints": "usage: tapestep-checkpoints",
+    "tapestep-sweep": "Runs a grid",
+    "tapestep-replay": "Computes a step that was not finite",
+}
+
+
+def test_the_scripts_are_those_of_the_modules(config: configparser.ConfigParser) -> None:
+    """The metadata has each script of setup.cfg, and each is a program of experiments."""
+    listed = config["options.entry_points"]["console_scripts"].strip().splitlines()
+    installed = {
+        entry.name: entry.value
+        for entry in metadata.distribution("tapestep").entry_points
+        if entry.group == "console_scripts"
+    }
+    assert installed == dict(line.split(" = ") for line in listed)
+    assert set(installed) == set(_SCRIPTS)
+
+
+@pytest.mark.parametrize(("script", "said"), _SCRIPTS.items())
+def test_each_script_runs(
+    script: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--help` of each callable ends with 0, says how it is called, and asks for nothing more."""
+    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{script}", "--help"])
+    (entry,) = metadata.entry_points(group="console_scripts", name=script)
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(entry.load()())
+    assert not ended.value.code
+    assert said in capsys.readouterr().out
+
+
+def test_a_started_program_is_ours_whatever_the_folder_holds(tmp_path: Path) -> None:
+    """A user's own package `experiments` in the current folder does not stop a sweep."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").write_text("raise SystemExit('a foreign package')")
+    program = "from experiments.sweep import cli; cli()"
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys; del sys.path[0]; sys.path.append({str(ROOT)!r})\n" + program,
+            "seed=1",
+            "--model=mlp",
+            "--steps=2",
+            "--compile=eager",
+            "--directory=swept",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "swept" / "seed=1" / "result.json").exists()
 
 
 def test_python_versions_agree(config: configparser.ConfigParser) -> None:

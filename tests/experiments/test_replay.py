@@ -91,6 +91,18 @@ def test_a_finite_step_ends_with_1(tmp_path, capsys):
     assert "the step is finite" in capsys.readouterr().out
 
 
+def test_where_a_run_went_is_not_replayed(tmp_path):
+    """Directory, devices, compiler, shards and what was fetched are left to the replay."""
+    (tmp_path / "file").write_text("the shards are gone")
+    went = [
+        *("--directory=d", "--strategy=mirrored", "--virtual_devices=2", "--compile=xla"),
+        *("--download=true", "--dump_weights=w.npz", "--init_from=a", "--feed=records"),
+        f"--records={tmp_path}/file/shards",
+    ]
+    kept = ["--learning_rate=0.1", "--data_dir=d", "--batch_norm=synchronized"]
+    assert replay._flags("file", {"flags": [*went, *kept]}) == kept
+
+
 def _refused(*arguments):
     with pytest.raises(InputError) as raised:
         replay.main(["replay", *arguments])

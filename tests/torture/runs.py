@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments import train
 from experiments.entry.run_main import run_main
-from experiments.training import training_run
+from experiments.training import result, training_run
 from tests.torture.table import Count, progress, show
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ SURVIVOR_SECONDS = 30.0
 PIPE_BYTES = 2**20
 LIMIT_SECONDS = 300.0  # a process that takes longer hangs
 
-assert training_run.RESULT_FILE  # the import itself is what is needed
+assert training_run.run  # the import itself is what is needed
 
 
 @dataclasses.dataclass
@@ -163,7 +163,7 @@ def truth(arguments: tuple[str, ...]) -> Truth:
 
 
 def _sha256(folder: Path) -> str:
-    found = json.loads((folder / "run" / training_run.RESULT_FILE).read_text())["state_sha256"]
+    found = json.loads((folder / "run" / result.RESULT_FILE).read_text())["state_sha256"]
     assert isinstance(found, str)
     return found
 

@@ -23,8 +23,7 @@ from experiments.benchmark import timing, workloads
 from experiments.benchmark.contenders import tapestep
 from experiments.benchmark.measurement import Measurement, Options, Result, Row
 from experiments.data import datasets
-from experiments.training import steps as program_steps
-from experiments.training import training_run
+from experiments.training import parts
 from loop import distribute
 from loop.compiled.compiled_loop import CompiledLoop, Mode
 from loop.feeds import Feed
@@ -71,10 +70,10 @@ def training(name: str) -> Training:
         return Training(like.step, like.feed, like.mode, workload.steps_per_call)
     settings = flags.parse(["train"])
     data = datasets.load(settings.dataset, settings.data_dir)
-    total = program_steps.total(settings, data)
-    made = training_run.parts(settings, data, distribute.single(), total, pathlib.Path())
+    total = settings.total_steps(len(data.train_images))
+    made = parts.make(settings, data, distribute.single(), total, pathlib.Path())
     # `--compile=auto` takes the graph for a run of a second.
-    return Training(made["step"], made["feed"], "graph", 64)
+    return Training(made.step, made.feed, "graph", 64)
 
 
 def traced(chosen: Training, counter: GlobalStep, *, checked: bool) -> CompiledLoop:

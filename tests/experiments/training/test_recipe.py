@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from experiments import flags
-from experiments.flags import optimizer_choices, schedule_choices, table
+from experiments.flags import optimizer_choices, schedule_choices
 from experiments.flags.optimizer_choices import OptimizerChoice
 from experiments.flags.schedule_choices import ScheduleChoice
+from experiments.flags.settings import BY_NAME
 from experiments.training import models, recipe
 from loop import optimizers, schedules
 from loop.optimizers import Optimizer
@@ -108,7 +109,7 @@ def test_a_schedules_flags_are_its_functions_arguments(choice: ScheduleChoice) -
         if parameter.default is inspect.Parameter.empty:
             assert argument in choice.flags
         elif argument in choice.flags:
-            assert table.BY_NAME[choice.flags[argument]].default == parameter.default, argument
+            assert BY_NAME[choice.flags[argument]].default == parameter.default, argument
     assert ("decay_rate" in choice.flags.values()) == (choice.decay_rate is not None)
 
 
