@@ -58,7 +58,7 @@ class Trainer:
       evaluation: what `evaluate` runs.
       evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
-      checkpoint_every: steps; 0 for the end alone.
+      checkpoint_every: steps; 0 for only at the end.
       keep_best: which checkpoints to keep besides the newest.
       actions: what else to do at which boundaries.
       writers: given every call's rows.
@@ -144,6 +144,7 @@ class Trainer:
         self._evaluations = RunEvaluations(
             evaluation, evaluation_weights, self.replicas, self.meter
         )
+        self.evaluations = self._evaluations.results
         self._writers = list(writers)
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
@@ -161,11 +162,6 @@ class Trainer:
         self._chosen: CompiledLoop | None = None
         self._compiled = False
         self._streak = 0
-
-    @property
-    def evaluations(self) -> list[tuple[int, dict[str, float]]]:
-        """See the class."""
-        return self._evaluations.results
 
     @property
     def traces(self) -> int:
@@ -212,7 +208,7 @@ class Trainer:
         if self._ready:
             raise RuntimeError("Trainer: already open")
         restored = self._directory.open(self.state, self.feed)
-        self._evaluations.results = self._directory.evaluations
+        self.evaluations[:] = self._directory.evaluations
         if self._directory.step_lines is not None:
             self._writers.append(self._directory.step_lines)
         self._ready = True
@@ -351,10 +347,8 @@ class Trainer:
         """
         self._evaluations.require()
         self._refuse_if_closed()
-        mode, step = (
-            self.mode,
-            int(self.global_step),
-        )  # The mode opens the run, which sets the step.
+        mode = self.mode  # Opens the run, which sets the step.
+        step = int(self.global_step)
         results, new = self._evaluations.run(step, mode)
         if new:
             self._directory.write_evaluation(step, results)

@@ -31,7 +31,7 @@ class SharedDirectory:
       meter: counts the time.
 
     Attributes:
-      evaluations: (step, results) of the run's earlier evaluations; the chief alone has them.
+      evaluations: (step, results) of the run's earlier evaluations; only the chief has them.
       saved_mode: the compile mode in the restored checkpoint; None without one.
       saved_step: the step of the newest checkpoint; None without one, and but on the chief.
       step_lines: the run's file of steps, once open on the chief; None else.
@@ -81,7 +81,7 @@ class SharedDirectory:
             self._replicas.broadcast_from_chief(state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
             position.take_up(feed, int(state["global_step"]), feed_state, self._replicas)
-            # The chief alone has read the directory.
+            # Only the chief has read the directory.
             place = _MODES.index(self._directory.saved_exactness.get("compile"))
             self.saved_mode = _MODES[int(self._replicas.gather([place])[0, 0])]
         return restored
