@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from loop.compiled import autotune
+from loop.compiled import auto
 from loop.compiled.compiled_loop import CompiledLoop, Mode, StepFunction
 from loop.compiled.purity import Declared
 from loop.distribute import Replicas
@@ -29,7 +29,7 @@ class Computation:
     """
 
     state: State
-    choice: autotune.Choice
+    choice: auto.Choice
     examiner: Examiner
 
     @classmethod
@@ -67,7 +67,7 @@ class Computation:
             set_each_step=keras.set_each_step,
             stateful_random=stateful_random,
         )
-        choice = autotune.Choice(
+        choice = auto.Choice(
             lambda mode: CompiledLoop(
                 step,
                 feed,
