@@ -207,7 +207,7 @@ class Trainer:
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
-        restored = self._directory.open(self.state, self.feed)
+        restored = self._directory.open(self.state, self.feed, self.global_step)
         self.evaluations[:] = self._directory.evaluations
         if self._directory.step_lines is not None:
             self._writers.append(self._directory.step_lines)
