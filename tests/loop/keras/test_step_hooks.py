@@ -93,20 +93,26 @@ def test_noise_follows_from_seed_and_step_also_in_a_nested_state():
 
 
 def test_seed_generators_are_set_from_the_step():
-    """Each generator gets a state of its own, a function of (seed, step) alone."""
+    """Each generator gets a state of its own, a function of (seed, step, position) alone."""
     layers = [keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0)]
     model = keras.Sequential([keras.Input((4,)), keras.Sequential(layers)])
     generators = adapter.seed_generators(model)
     assert len(generators) == 2
 
-    def states(seed, step):
-        adapter.seed_from_step(generators, tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+    def states(seed, step, position=0):
+        adapter.seed_from_step(
+            generators,
+            tf.constant(seed, tf.int64),
+            tf.constant(step, tf.int64),
+            tf.constant(position),
+        )
         found = [tuple(generator.state.numpy().tolist()) for generator in generators]
         model(tf.ones([2, 4]), training=True)  # draws advance the states
         return found
 
     seen = [states(seed, step) for seed in (0, 1) for step in (0, 1, 2**35)]
-    assert len({state for pair in seen for state in pair}) == 12
+    seen.append(states(1, 1, position=8))
+    assert len({state for pair in seen for state in pair}) == 14
     assert states(1, 1) == seen[4]
 
 
