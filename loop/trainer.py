@@ -163,6 +163,7 @@ class Trainer:
         require_scope(self.state, self.replicas.count)
         adapter.make_global_seed_generator()
         keras = KerasParts.of(owners)
+        keras.require_one_state(self.replicas.count)
         declared = Declared(
             self.state,
             scratch=[variable_of(variable) for variable in scratch],

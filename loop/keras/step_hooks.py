@@ -12,7 +12,7 @@ from loop.compiled.compiled_loop import StepHook
 from loop.compiled.purity import ImpureStepError
 from loop.keras import adapter
 from loop.step_context import StepContext
-from loop.variables import variable_of
+from loop.variables import listed, variable_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +24,26 @@ class KerasParts:
         the global step and the replica's first position, and refuse draws without a seed.
       set_each_step: the variables that the hooks set.
       assigned: what the forward pass assigns, the models' non-trainable weights.
+      recurrent: the names of the states of their stateful recurrent layers.
     """
 
     hooks: Sequence[StepHook]
     set_each_step: Sequence[tf.Variable]
     assigned: Sequence[tf.Variable]
+    recurrent: Sequence[str]
+
+    def require_one_state(self, replicas: int) -> None:
+        """Refuses states of stateful recurrent layers on several replicas.
+
+        Raises:
+          ValueError: names them.
+        """
+        if replicas > 1 and self.recurrent:
+            raise ValueError(
+                f"Trainer: {listed(self.recurrent)} would be of other examples on each of the "
+                f"{replicas} replicas, expected one value that a checkpoint can hold; use one "
+                "replica, or stateful=False"
+            )
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> KerasParts:
@@ -45,6 +60,7 @@ class KerasParts:
             hooks=[_refuse_unseeded, *([set_seeds] if generators else [])],
             set_each_step=[generator.state.value for generator in generators],
             assigned=[variable_of(w) for layer in layers for w in layer.non_trainable_weights],
+            recurrent=[name for layer in layers for name in adapter.recurrent_states(layer)],
         )
 
 

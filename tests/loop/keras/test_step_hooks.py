@@ -139,3 +139,39 @@ def test_a_step_that_is_not_finite_leaves_keras_statistics():
     after = steps.values(trainer.state)
     changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]
     assert changed == ["global_step"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_a_step_that_is_not_finite_leaves_whatever_the_forward_pass_assigns(mode):
+    """A layer's kernel and vector, a metric, a counter of one's own; a finite step keeps them."""
+    data = steps.arrays(size=16, dtype=np.float32)
+    data["x"][11, 1] = np.nan  # In the second batch.
+    keras.utils.set_random_seed(1)
+    keras.backend.clear_session()
+    inner = keras.layers.Dense(1, use_bias=False, name="inner")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.SpectralNormalization(inner)])
+    metric, seen = keras.metrics.Mean(name="mean"), tf.Variable(0, dtype=tf.int64)
+
+    def loss(batch):
+        error = (model(batch["x"], training=True)[:, 0] - batch["y"]) ** 2
+        metric.update_state(error)
+        seen.assign_add(8)
+        return error
+
+    optimizer = optimizers.SGD(0.01)
+    trainer = loop.Trainer(
+        step=loop.GradientStep(loss, model.trainable_variables, optimizer),
+        feed=Arrays(data, batch_size=8, shuffle=False),
+        state={"model": model, "metric": metric, "seen": seen},
+        compile=mode,
+        on_nonfinite="skip",
+    )
+    start = steps.values(trainer.state)
+    trainer.train(until=1)
+    before = steps.values(trainer.state)
+    assert {n for n in before if before[n].tobytes() != start[n].tobytes()} == set(before)
+    assert (int(seen), float(metric.count.numpy())) == (8, 8.0)
+    trainer.train(until=2)
+    after = steps.values(trainer.state)
+    changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]
+    assert changed == ["global_step"]
