@@ -28,7 +28,7 @@ from loop.nonfinite import examination
 from loop.rows import Rows
 from loop.run.directory import RunDirectory
 from loop.run.prefetch import Call, prefetched_calls
-from loop.run.signals import StopSignals
+from loop.run.signals import StopSignals, held_back
 from loop.variables import named, require_scope, variable_of, with_brought
 from loop.writers.lines import Writer
 
@@ -71,8 +71,8 @@ class Trainer:
       scratch: variables that the step may assign and that no resume needs.
       stateful_random: whether the step may draw random numbers that do not follow from seed and
         step (`tf.random.normal`); a log line then says that its resume is not exact.
-      stop_signals: entered by the caller around `train`; the first signal ends training after the
-        current call, with a checkpoint.
+      stop_signals: entered by the caller around `train`, which then returns after a signal. None:
+        `train` answers SIGINT (Ctrl-C) and SIGTERM by itself, and raises when it has saved.
 
     Attributes:
       global_step: the counter; 0 until opened.
@@ -196,6 +196,7 @@ class Trainer:
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.stop_reason: str | None = None
         self.stop_signal: int | None = None
+        self._signals: StopSignals | None = None
         self._ready = False
         self._closed = False
         self._chosen: CompiledLoop | None = None
@@ -235,6 +236,7 @@ class Trainer:
                 self._directory.note_exactness("compile", self._chosen.mode)
         return self._chosen
 
+    @held_back()
     def open(self) -> Restored | None:
         """Locks the directory and restores its newest checkpoint.
 
@@ -292,6 +294,14 @@ class Trainer:
     def train(self, *, until: int) -> None:
         """Trains until `until` steps are finished in all, then saves.
 
+        In the main thread the first SIGINT (Ctrl-C, a notebook's stop button) or SIGTERM on any
+        worker ends training after the call under way: its rows are written and the checkpoint is
+        on the disk. Then the handlers from before are in place, and the signal acts as it would
+        have: SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143), a handler of the caller's
+        own is called. A second signal ends the process at once; in a notebook or at a prompt a
+        second Ctrl-C raises KeyboardInterrupt at once. With `stop_signals=`, and in other threads,
+        no handler is set.
+
         Args:
           until: a global step; at or below the current one nothing is trained.
 
@@ -299,10 +309,15 @@ class Trainer:
           NonFiniteError: a step was not finite and the run was not to skip it.
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
+          KeyboardInterrupt, SystemExit: after a signal; `train` goes on from there.
         """
         self._refuse_if_closed()
+        self.stop_reason, self.stop_signal = None, None
+        with held_back(self._stop_signals) as self._signals:
+            self._train(until)
+
+    def _train(self, until: int) -> None:
         self._opened()
-        self.stop_reason = None
         step = int(self.global_step)
         if step < until:
             # First: an evaluation at the start is then compiled in the same mode.
@@ -310,6 +325,7 @@ class Trainer:
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
+        self._answer_signal()
         if step < until and self.stop_reason is None:
             step = self._calls(step, until)
         for every in self._actions:
@@ -377,11 +393,19 @@ class Trainer:
         for every in self._actions:
             if every.is_due(step):
                 every.action(self)
-        received = self._stop_signals.received if self._stop_signals is not None else None
+        self._answer_signal()
+
+    def _answer_signal(self) -> None:
+        """Stops on every worker if one has noted a signal."""
+        signals = self._signals
+        received = signals.received if signals is not None else None
         highest = int(self.replicas.gather([received or 0])[:, 0].max())
-        if highest:
-            self.stop_signal = highest
-            self.stop(f"signal {highest}")
+        if not highest:
+            return
+        self.stop_signal = highest
+        self.stop(f"signal {highest}")
+        if signals is not None and received is None:
+            signals.received = highest  # So that `train` raises on every worker.
 
     def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
@@ -395,9 +419,9 @@ class Trainer:
 
     def _saved_together(self) -> None:
         """Waits on every worker until the chief has saved: the end of one would cut it short."""
+        if self._directory is not None and self.replicas.is_chief:
+            self._directory.wait()
         if self.replicas.workers > 1:
-            if self._directory is not None and self.replicas.is_chief:
-                self._directory.wait()
             self.replicas.gather([0])
 
     def examine(self) -> examination.Findings:
@@ -443,6 +467,7 @@ class Trainer:
             return contextlib.nullcontext()
         return self._evaluation_weights.swapped(self.replicas)
 
+    @held_back()
     def save(self) -> None:
         """Saves a checkpoint of the current step, unless there is one; nothing without a directory.
 
@@ -464,6 +489,7 @@ class Trainer:
         """Ends `train` after the current call; for actions. The next `train` starts afresh."""
         self.stop_reason = reason
 
+    @held_back()
     def close(self) -> None:
         """Waits for the last save, closes files and gives the directory up; once more is nothing.
 
