@@ -150,7 +150,7 @@ class Choice:
         medians = {mode: statistics.median(times) for mode, times in seconds.items()}
         best = min(medians, key=lambda mode: medians[mode])
         others = [time for mode, times in seconds.items() if mode != best for time in times]
-        # On a busy machine a round can go either way: such a choice is this run's alone.
+        # On a busy machine a round can go either way: such a choice is only for this run.
         if max(seconds[best]) < min(others):
             _remember(self._cache, key, best)
         shown = ", ".join(f"{m} {median * 1e3:.4g} ms" for m, median in medians.items())

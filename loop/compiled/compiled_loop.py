@@ -214,7 +214,7 @@ class CompiledLoop:
         return concrete
 
     def _check_eager(self, arguments: tuple[Any, ...]) -> None:
-        """Checks a step that runs operation by operation in a trace made for this alone."""
+        """Checks a step that runs operation by operation in a trace made only for this."""
         if self._declared is None:
             return
         try:

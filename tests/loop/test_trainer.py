@@ -16,6 +16,7 @@ import loop
 from loop import optimizers
 from loop.compiled import autotune
 from loop.feeds import Arrays
+from loop.run.directory import RunDirectory
 from tests.loop import steps
 
 _UNTIL = 40
@@ -371,10 +372,10 @@ def test_evaluation_does_not_choose_the_mode_of_training(directory, tmp_path, mo
         before = trainer.evaluate()
         trainer.save()
         trainer.train(until=0)
-        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("graph", "graph")
+        assert (trainer.mode, trainer._evaluations.compiled.mode) == ("graph", "graph")
         assert asked == []
         trainer.train(until=2)  # Its evaluation at the start is already in its own mode.
-        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("xla", "xla")
+        assert (trainer.mode, trainer._evaluations.compiled.mode) == ("xla", "xla")
     assert asked == [2]
     assert trainer.evaluations[0] == (0, before)
     if directory:
@@ -462,10 +463,11 @@ def test_closing_leaves_no_file_open(tmp_path):
     """After the with block nothing is left for the garbage collector to warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with _trainer(directory=tmp_path) as trainer:
+        directory = RunDirectory(tmp_path)
+        with _trainer(directory=directory) as trainer:
             trainer.train(until=1)
-    assert trainer._directory.step_lines._file.closed
-    assert trainer._directory.evaluation_lines._file.closed
+    assert directory.step_lines._file.closed
+    assert directory.evaluation_lines._file.closed
 
 
 def test_bad_arguments_are_refused_at_construction():

@@ -202,11 +202,11 @@ def test_ctrl_c_while_opening_saving_or_closing_leaves_nothing_half_done(
 ):
     """Each is finished before KeyboardInterrupt is raised, so that the trainer can be used on."""
     trainer = _trainer(directory=tmp_path)
-    directory = trainer._directory
+    directory = trainer._directory._directory
     if method != "open":
         trainer.train(until=3)
     if method == "save":
-        trainer._saved_step = None
+        trainer._directory.saved_step = None
         trainer.global_step.variable.assign(4)
     real = getattr(directory, method)
     done = []
