@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from loop import distribute
@@ -55,7 +56,8 @@ class Trainer:
       compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.autotune`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
-      evaluation: what `evaluate` runs.
+      evaluation: what `evaluate` runs: one, or several by name, whose results are then named
+        `name/metric`.
       evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
       checkpoint_every: steps; 0 for only at the end.
@@ -98,7 +100,7 @@ class Trainer:
         compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluation | Mapping[str, Evaluation] | None = None,
         evaluation_weights: ShadowWeights | None = None,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
@@ -149,6 +151,9 @@ class Trainer:
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
+        if directory is not None:
+            paths = [getattr(writer, "path", None) for writer in writers]
+            directory.expect(path for path in paths if isinstance(path, Path))
         self._directory = SharedDirectory(directory, self.replicas, self.meter)
         self._keep_best = keep_best
         if keep_best is not None:
@@ -360,10 +365,11 @@ class Trainer:
         self._opened()
         return self._examiner.examine(int(self.global_step), trace=True)
 
-    def evaluate(self) -> dict[str, float]:
-        """Runs the evaluation on the current state: name -> mean over the examples.
+    def evaluate(self) -> dict[str, Any]:
+        """Runs the evaluations on the current state: name -> metric over the examples.
 
-        `evaluations` and the run's file have the same results of a step once.
+        `evaluations`, the run's file and the writers (see `loop.writers.lines.Writer`) have the
+        same results of a step once.
 
         Raises:
           ValueError: if the trainer was made without one.
@@ -377,6 +383,9 @@ class Trainer:
         with held_back():
             if self._evaluations.record(step, results):
                 self._directory.write_evaluation(step, results)
+                for writer in self._writers:
+                    if hasattr(writer, "evaluated"):
+                        writer.evaluated(step, results)
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
