@@ -5,8 +5,9 @@
 
 Each worker gets a TF_CONFIG that names them all on loopback; its output is passed through, each
 line behind its number. When one fails, the others are ended: by SIGTERM, and by SIGKILL twenty
-seconds later. SIGTERM and SIGINT are handed on to the workers, which have a minute to save and
-end; a second one reaches them too and ends them at once. Exit status: 0 if all ended with 0, else
+seconds later. SIGTERM, SIGINT and SIGHUP are handed on to the workers, which have a minute to save
+and end; a second one reaches them too and ends them at once. A launcher that is killed takes its
+workers along: Linux sends them SIGTERM. Exit status: 0 if all ended with 0, else
 that of the first that did not.
 """
 
@@ -16,6 +17,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +39,16 @@ _SAVE_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STOPPED_EARLY = 128 + signal.SIGTERM
 _READER = "output of a worker"
+# Linux sends a worker SIGTERM when its launcher is gone, killed by SIGKILL too: nobody else would
+# end it. The setting outlives `exec`; whoever was too late for it looks once who its parent is.
+_WITH_US = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != {launcher}:
+        sys.exit(128 + signal.SIGTERM)
+os.execvp(sys.argv[1], sys.argv[1:])
+""".strip()
 
 
 def main(argv: list[str]) -> int:
@@ -50,8 +62,9 @@ def main(argv: list[str]) -> int:
         _send(processes, number)
 
     # Before the first worker is there: it must not outlive a launcher that is told to stop.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hand_on)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, hand_on)
     try:
         for index, config in enumerate(_configurations(workers)):
             processes.append(_started(command, config))
@@ -104,26 +117,26 @@ def _configurations(workers: int) -> list[str]:
 
 def _started(command: Sequence[str], config: str) -> subprocess.Popen[str]:
     # Our scripts are beside the interpreter, which need not be on the path.
-    path = os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)
-    try:
-        return subprocess.Popen(
-            command,
-            env={**os.environ, "PATH": os.pathsep.join(path), "TF_CONFIG": config},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A group of its own: an interrupt from the terminal reaches it once, through here.
-            start_new_session=True,
-        )
-    except OSError as error:
+    folders = os.environ.get("PATH", os.defpath), os.path.dirname(sys.executable)
+    path = os.pathsep.join(folders)
+    if shutil.which(command[0], path=path) is None:
         raise InputError(
             "launch",
             expected="a command",
-            found=f"{command[0]} ({error})",
+            found=f"{command[0]}, which is no program that can be run",
             mend="check its name",
-        ) from error
+        )
+    return subprocess.Popen(
+        [sys.executable, "-S", "-c", _WITH_US.format(launcher=os.getpid()), *command],
+        env={**os.environ, "PATH": path, "TF_CONFIG": config},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # A group of its own: an interrupt from the terminal reaches it once, through here.
+        start_new_session=True,
+    )
 
 
 def _free_ports(count: int) -> list[int]:

@@ -63,7 +63,8 @@ class Trainer:
       checkpoint_every: steps; 0 for only at the end.
       keep_best: which checkpoints to keep besides the newest.
       actions: what else to do at which boundaries.
-      writers: given every call's rows.
+      writers: given every call's rows. One that raises OSError is given no more of them, with a
+        log line; another error ends training after a save.
       on_nonfinite: "stop" at the first non-finite step, or "skip" up to `max_nonfinite` in a row.
       max_nonfinite: see on_nonfinite.
       stall_seconds: without a batch, after which the log says that the run waits for its input.
@@ -71,7 +72,7 @@ class Trainer:
       stateful_random: whether the step may draw random numbers that do not follow from seed and
         step (`tf.random.normal`); a log line then says that its resume is not exact.
       stop_signals: entered by the caller around `train`, which then returns after a signal. None:
-        `train` answers SIGINT (Ctrl-C) and SIGTERM by itself, and raises when it has saved.
+        `train` answers SIGINT (Ctrl-C), SIGTERM and SIGHUP by itself, and raises when it has saved.
 
     Attributes:
       global_step: the counter; 0 until opened.
@@ -216,8 +217,6 @@ class Trainer:
             raise RuntimeError("Trainer: already open")
         restored = self._directory.open(self.state, self.feed, self.global_step)
         self.evaluations[:] = self._directory.evaluations
-        if self._directory.step_lines is not None:
-            self._writers.append(self._directory.step_lines)
         self._ready = True
         return restored
 
@@ -293,6 +292,8 @@ class Trainer:
                 self._run(loop, call)
                 step = call.step + call.count
                 self._boundary(step)
+                assert self.rows is not None
+                self._show(self.rows)
                 if self.stop_reason is not None:
                     break
         return step
@@ -314,10 +315,25 @@ class Trainer:
         self.rows, self._streak = outcome.rows, outcome.streak
         if phase == "train":
             self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
-        for writer in self._writers:
-            writer(outcome.rows)
+        if self._directory.step_lines is not None:
+            self._directory.step_lines(outcome.rows)
         if outcome.stopped:
+            self._show(outcome.rows)
             self._raise_nonfinite(outcome)
+
+    def _show(self, rows: Rows) -> None:
+        """Gives the rows to the writers, after what is due at their end: saving comes first."""
+        for writer in [*self._writers]:
+            try:
+                writer(rows)
+            except OSError as error:  # What only shows does not end a run.
+                self._writers.remove(writer)
+                _log.error(
+                    "%s cannot write (%s): it is given nothing more", type(writer).__name__, error
+                )
+            except Exception:
+                self.save()
+                raise
 
     def _count(self, step: int, until: int) -> int:
         """Steps of the call that starts at `step`: up to the next boundary, within the limits."""

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from experiments.entry.errors import InputError
+from experiments.entry.shown import shown
 from experiments.flags import flagfile
 
+EXIT_FAILED = 1
 # absl's own is 1, which a fault of the program has too.
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 128 + signal.SIGINT
@@ -41,6 +43,9 @@ def run_main(
 ) -> NoReturn:
     """Runs a binary's `main` and exits the process with its status.
 
+    A standard output or error that cannot be written ends nothing: what is for them is dropped from
+    then on. Results that were dropped are said on standard error, and a status of 0 becomes 1.
+
     An `InputError` ends with status 2 and its line on stderr, preceded by the traceback with
     `--debug`, and so does an interrupt from the keyboard, with status 130; every other exception is
     a fault of the program and keeps its traceback.
@@ -54,12 +59,19 @@ def run_main(
     if doc is not None and arguments[1:2] in (["--help"], ["-h"]):
         print(doc.strip())
         sys.exit(0)
-    try:
-        status = main(arguments)
-    except (InputError, KeyboardInterrupt) as error:
-        if debug_requested(arguments[1:]):
-            traceback.print_exc()
-        bad_input = isinstance(error, InputError)
-        print(f"error: {error}" if bad_input else "interrupted", file=sys.stderr, flush=True)
-        sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_INTERRUPTED)
-    sys.exit(status or 0)
+    with shown() as (output, _):
+        try:
+            status = main(arguments) or 0
+        except (InputError, KeyboardInterrupt) as error:
+            if debug_requested(arguments[1:]):
+                traceback.print_exc()
+            bad_input = isinstance(error, InputError)
+            print(f"error: {error}" if bad_input else "interrupted", file=sys.stderr, flush=True)
+            sys.exit(EXIT_BAD_INPUT if bad_input else EXIT_INTERRUPTED)
+        if output is not None:
+            output.flush()
+            if output.error is not None:
+                reason = output.error.strerror
+                print(f"error: standard output: not all was written ({reason})", file=sys.stderr)
+                status = status or EXIT_FAILED
+    sys.exit(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import loop
 from experiments.data.datasets import Dataset
 from experiments.entry.errors import InputError
-from experiments.entry.run_main import EXIT_BAD_INPUT
+from experiments.entry.run_main import EXIT_BAD_INPUT, EXIT_FAILED
 from experiments.flags import Settings, schedule_choices
 from experiments.flags.profile import profiled_steps
 from experiments.training import dry_run, parts, range_test, result
@@ -48,6 +49,9 @@ _ONE_LINE = (
     ExportError,
     OSError,
 )
+
+# A disk's, and nothing that the user has given.
+_NOT_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(settings: Settings, data: Dataset, *, began: float) -> int:
@@ -96,6 +100,7 @@ def _run_on(
         made = parts.make(settings, data, replicas, total_steps, records)
         curves = Curves(directory) if settings.tensorboard and replicas.is_chief else None
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
+        opened = False
         try:
             with (
                 progress,  # Ends with training: results and errors are shown below the bar.
@@ -105,6 +110,7 @@ def _run_on(
                 with replicas.failing_together():
                     _start_from(settings, made, trainer)
                 trainer.open()
+                opened = True
                 # No earlier: what `open` refuses is refused in one line.
                 logging.getLogger("loop").info("%s", replicas.description)
                 with replicas.failing_together():
@@ -121,12 +127,23 @@ def _run_on(
             if settings.debug:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
-            failed = isinstance(error, (loop.NonFiniteError, ExportError))
-            return 1 if failed else EXIT_BAD_INPUT
+            kinds = (loop.NonFiniteError, ExportError)
+            while_open = opened and isinstance(error, (checkpoint.CheckpointError, OSError))
+            failed = isinstance(error, kinds) or while_open or _is_full(error)
+            return EXIT_FAILED if failed else EXIT_BAD_INPUT
     if trainer.stop_signal is None:
         return 0
     replicas.gather([0])  # To a worker that still writes, the end of one with a status is a loss.
     return exit_code(trainer.stop_signal)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk that is full or broken is the cause."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NOT_INPUT:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _start_from(settings: Settings, made: Parts, trainer: loop.Trainer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from types import TracebackType
@@ -15,6 +16,8 @@ from loop.actions.running import Running
 
 class Progress:
     """Shows how a run goes, as an action (`Every(100, progress, at_end=True)`) inside `with`.
+
+    A stream that cannot be written (full, closed) ends nothing: what is for it is lost.
 
     While the bar is shown, what is written to stderr appears above it, and so do the lines of the
     root logger's handlers that write there.
@@ -46,7 +49,8 @@ class Progress:
             )
             self._task = self._bar.add_task("compiling", total=self._until)
             self._stderr = sys.stderr
-            self._bar.start()
+            with contextlib.suppress(OSError):
+                self._bar.start()
             # Rich replaces sys.stderr; an earlier handler keeps the stream that it was made with.
             self._handlers = [
                 handler
@@ -67,7 +71,8 @@ class Progress:
             return
         # A run that was at its end already, or refused, has nothing to show.
         self._bar.live.transient = not self._shown
-        self._bar.stop()
+        with contextlib.suppress(OSError):
+            self._bar.stop()
         for handler in self._handlers:
             handler.setStream(self._stderr)
 
@@ -84,11 +89,13 @@ class Progress:
         ]
         shown.append(f"{trainer.meter.examples_per_second:,.0f} examples/s")
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=row["step"], description="  ".join(shown))
+            with contextlib.suppress(OSError):
+                self._bar.update(self._task, completed=row["step"], description="  ".join(shown))
             return
         left = (self._until - row["step"]) * trainer.meter.seconds_per_step
-        self._console.print(
-            f"step {row['step']:.0f}/{self._until}  {'  '.join(shown)}  {left:.0f} s left",
-            highlight=False,
-            soft_wrap=True,
-        )
+        with contextlib.suppress(OSError):
+            self._console.print(
+                f"step {row['step']:.0f}/{self._until}  {'  '.join(shown)}  {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )

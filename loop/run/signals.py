@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the run to stop, the second ends it at once."""
+"""SIGTERM, SIGINT and SIGHUP: the first asks the run to stop, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from typing import Any
 
 _log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _LEAVE = 0  # no signal has this number
 
 
 def exit_code(signal_number: int) -> int:
-    """The documented exit status of a run stopped by a signal: 143 (SIGTERM), 130 (SIGINT)."""
+    """The exit status of a run stopped by a signal: SIGTERM 143, SIGINT 130, SIGHUP 129."""
     return 128 + signal_number
 
 
 class StopSignals:
-    """Notes the first SIGTERM or SIGINT; a second one of either ends the process at once.
+    """Notes the first SIGTERM, SIGINT or SIGHUP; a second of any ends the process at once.
+
+    SIGHUP comes when the terminal is closed; where it is ignored (`nohup`) it stays so.
 
     Python runs a signal's handler between two byte codes of the main thread. A compiled call or a
     compilation can delay that by many seconds. So a thread reads the numbers that the
@@ -103,7 +105,8 @@ class StopSignals:
 
     def _numbers(self) -> tuple[signal.Signals, ...]:
         """The signals to note."""
-        return STOP_SIGNALS
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        return tuple(n for n in STOP_SIGNALS if n != signal.SIGHUP or not ignored)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         """Python's handler: so that the flag is set before the next line of the main thread."""

@@ -31,6 +31,7 @@ def stop(number, frame):
     print("saved", flush=True)
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGHUP, stop)
 print("ready", flush=True)
 while True:
     time.sleep(0.05)
@@ -320,3 +321,24 @@ def test_what_the_chief_refuses_ends_all_workers_with_it() -> None:
     assert "worker 0 cannot start the run" in other
     assert "lost" not in output
     assert "Socket closed" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_workers_end_with_their_launcher(number, tmp_path):
+    """A launcher that is killed or loses its terminal takes its workers along; they save."""
+    note = (
+        "import os\ndef note(text, flush=None):\n"
+        f"    open(os.path.join({str(tmp_path)!r}, text + str(os.getpid())), 'w').close()\n"
+    )
+    process = _launch("--", sys.executable, "-c", note + _SAVES.replace("print(", "note("))
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("ready*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = _workers_of(process)
+    process.send_signal(number)
+    process.wait(30)
+    while any(pathlib.Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(list(tmp_path.glob("saved*"))) == 2

@@ -484,3 +484,45 @@ def test_bad_arguments_are_refused_at_construction():
         loop.Trainer(*_parts().values())
     with pytest.raises(ValueError, match="made without an evaluation"):
         _trainer(evaluation=None).evaluate()
+
+
+def test_a_writer_that_cannot_write_ends_nothing(caplog):
+    """It is given nothing more, which is said once; the others are, and training goes on."""
+    calls, rows = [], []
+
+    def full(_rows):
+        calls.append(1)
+        raise OSError(28, "No space left on device")
+
+    with _trainer(steps_per_call=4, writers=[full, rows.extend]) as trainer:
+        trainer.train(until=13)
+    assert (len(calls), len(rows), int(trainer.global_step)) == (1, 13, 13)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        "function cannot write ([Errno 28] No space left on device): it is given nothing more"
+    ]
+
+
+def test_a_writer_with_a_fault_loses_no_step(tmp_path):
+    """Its error ends training after what is due there and a save: a resume is the uncut run."""
+
+    def faulty(rows):
+        if rows.first_step + len(rows) >= 6:
+            raise KeyError("loos")
+
+    log = []
+    options = {"evaluate_every": 3, "actions": [loop.Every(3, _recorder(log, "three"))]}
+    with _trainer(**options) as whole:
+        whole.train(until=12)
+    expected, log[:] = [*log], []
+    with _trainer(directory=tmp_path, writers=[faulty], **options) as first:
+        with pytest.raises(KeyError, match="loos"):
+            first.train(until=12)
+        stopped = int(first.global_step)
+    assert stopped >= 6
+    with _trainer(directory=tmp_path, **options) as second:
+        second.open()
+        assert int(second.global_step) == stopped
+        second.train(until=12)
+    assert [step for _, step, _ in log] == [step for _, step, _ in expected]
+    assert steps.same(log[-1][2], expected[-1][2])
+    assert [step for step, _ in second.evaluations] == [step for step, _ in whole.evaluations]

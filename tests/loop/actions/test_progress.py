@@ -105,3 +105,18 @@ def test_a_run_without_a_step_leaves_no_bar():
     """What a resumed run that was at its end would show is step 0."""
     text = _shown(True, [])
     assert terminal.screen(text, 200) == ["", ""]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stream_that_cannot_be_written_ends_nothing(terminal):
+    """Every write and flush raises, as those to a full disk or a terminal that is gone."""
+
+    class Full(io.StringIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+        flush = write
+
+    console = Console(file=Full(), force_terminal=terminal, force_interactive=terminal)
+    with Progress(40, console) as progress:
+        progress(_trainer(10))

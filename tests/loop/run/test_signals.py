@@ -51,7 +51,8 @@ def start(mode: str) -> "subprocess.Popen[str]":
 
 
 def test_exit_codes_are_those_documented() -> None:
-    """A run stopped by SIGTERM exits with 143, by SIGINT with 130."""
+    """A run stopped by SIGTERM exits with 143, by SIGINT with 130, by SIGHUP with 129."""
+    assert exit_code(signal.SIGHUP) == 129
     assert exit_code(signal.SIGTERM) == 143
     assert exit_code(signal.SIGINT) == 130
 
