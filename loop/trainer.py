@@ -20,7 +20,7 @@ from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunctio
 from loop.compiled.purity import Declared
 from loop.errors import NonFiniteError
 from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed, HasState, position
+from loop.feeds import Feed, HasState, facts_of, position
 from loop.global_step import GlobalStep
 from loop.keras import adapter
 from loop.keras.step_hooks import KerasParts
@@ -155,6 +155,7 @@ class Trainer:
         stateful_random: bool,
     ) -> None:
         """The state, and what runs or examines the step on it."""
+        self._step = step
         # A step that has state of its own (a loss scale) must not be forgotten by its user.
         own = {"step": step} if getattr(step, "state", None) else {}
         owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
@@ -279,7 +280,9 @@ class Trainer:
     def _restored(self, directory: RunDirectory) -> Restored | None:
         exactness = {"replicas": self.replicas.count}
         with self.meter.phase("checkpoint"):
-            restored = directory.open(self.state, exactness, seed=self.feed.seed)
+            restored = directory.open(
+                self.state, exactness, seed=self.feed.seed, data=facts_of(self.feed, self._step)
+            )
         assert directory.step_lines is not None
         assert directory.evaluation_lines is not None
         self._writers.append(directory.step_lines)

@@ -26,7 +26,7 @@ _OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS)
 
 
 class ConfigurationChangedError(RuntimeError):
-    """A resume with other settings than the saved run's."""
+    """A resume with other settings or other data than the saved run's."""
 
 
 class RunDirectory:
@@ -38,7 +38,8 @@ class RunDirectory:
         log) do not belong here.
       keep: newest checkpoints kept; None keeps all.
       known: names of the caller's own files that may be there before the first checkpoint.
-      allow_change: resume with another configuration, after saying what differs.
+      allow_change: resume with another configuration or other data, after saying what differs. The
+        examples of the epoch in which the data or the batch size changes are not each seen once.
       fresh: start at step 0 where the directory holds no valid checkpoint.
       rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
 
@@ -76,7 +77,14 @@ class RunDirectory:
         self._lock = lock.RunLock(path)
         self._saver = AsynchronousSaver(path, keep=keep)
 
-    def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
+    def open(
+        self,
+        state: State,
+        exactness: Mapping[str, Any],
+        *,
+        seed: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> Restored | None:
         """Locks the directory, restores the newest sound checkpoint and opens the files of lines.
 
         Args:
@@ -84,6 +92,8 @@ class RunDirectory:
           exactness: what a bit-exact resume depends on besides the machine and what
             `note_exactness` adds later.
           seed: the run's; part of the configuration, since another one gives other examples.
+          data: what else decides the examples (`loop.feeds.facts_of`), JSON values. Of these the
+            names that both runs have are compared; an earlier version's checkpoint has none.
 
         Returns:
           What was restored; None for a start at step 0.
@@ -92,12 +102,14 @@ class RunDirectory:
           RunLockError: another run holds the directory.
           CheckpointError: it cannot be written, holds no sound checkpoint among damaged ones, or
             something else; nothing was changed.
-          ConfigurationChangedError: the settings differ and `allow_change` is not set; lists them.
+          ConfigurationChangedError: settings or data differ and `allow_change` is not set; lists
+            what differs.
         """
         self._state = state
         self._metadata = {
             "configuration": {"seed": seed, **self._configuration},
             "exactness": {**exactness, **checkpoint.environment()},
+            "data": dict(data or {}),
         }
         self._lock.acquire()
         try:
@@ -125,16 +137,21 @@ class RunDirectory:
 
     def _compare(self, restored: Restored) -> None:
         saved = restored.metadata
-        changed = checkpoint.differences(
+        settings = checkpoint.differences(
             saved.get("configuration", {}), self._metadata["configuration"]
         )
+        data = _differences_of_common(saved.get("data", {}), self._metadata["data"])
+        changed = list(dict.fromkeys([*settings, *data]))  # A setting may be a fact of the data.
         if changed and not self._allow_change:
             raise ConfigurationChangedError(
-                f"{self.path}: the settings differ from the saved run's ({'; '.join(changed)}); "
-                "start with the same ones, in another directory, or pass --allow_change"
+                f"{self.path}: the settings or the data differ from the saved run's "
+                f"({'; '.join(changed)}); start with the same ones or in another directory, or "
+                "accept it by loop.RunDirectory(..., allow_change=True), a program's --allow_change"
             )
         for line in changed:
             _log.warning("resuming with a changed setting: %s", line)
+        if self._metadata["data"] and "data" not in saved:
+            _log.info("%s tells nothing of its data, which was not compared", restored.path)
         self._saved_exactness = dict(saved.get("exactness", {}))
         known = {k: v for k, v in self._saved_exactness.items() if k in self._metadata["exactness"]}
         _warn_inexact(checkpoint.differences(known, self._metadata["exactness"]))
@@ -219,6 +236,14 @@ class RunDirectory:
             for lines in (self.step_lines, self.evaluation_lines):
                 if lines is not None:
                     last_first.callback(lines.close)
+
+
+def _differences_of_common(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The differences under the names that both have."""
+    common = saved.keys() & current.keys()
+    return checkpoint.differences(
+        *({name: one[name] for name in common} for one in (saved, current))
+    )
 
 
 def _warn_inexact(lines: list[str]) -> None:
