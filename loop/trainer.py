@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from loop import distribute
@@ -29,7 +29,7 @@ from loop.rows import Rows
 from loop.run.directory import RunDirectory
 from loop.run.prefetch import Call, prefetched_calls
 from loop.run.signals import StopSignals
-from loop.variables import named, require_scope, variable_of, with_brought
+from loop.variables import named, owners_of, require_scope, variable_of, with_brought
 from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Trainer:
         self._step = step
         # A step that has state of its own (a loss scale) must not be forgotten by its user.
         own = {"step": step} if getattr(step, "state", None) else {}
-        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
+        owners = owners_of(state)
         known = named({**own, **owners, "global_step": self.global_step.variable})
         self.state = with_brought(known, step)
         require_scope(self.state, self.replicas.count)
