@@ -98,7 +98,7 @@ def _run_on(
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
             with (
-                progress,  # Ends with training: results and errors stand below the bar.
+                progress,  # Ends with training: results and errors are shown below the bar.
                 contextlib.closing(curves) if curves else contextlib.nullcontext(),
                 trainer,
             ):
@@ -148,7 +148,7 @@ def _start_from(settings: Settings, made: Parts, trainer: loop.Trainer) -> None:
 
 def _last_evaluation(trainer: loop.Trainer) -> dict[str, Any]:
     """The evaluation of the step at which training ended: the one made there, or one made now."""
-    # What a process that has trained nothing knows is on file, and known to the chief alone.
+    # What a process that has trained nothing knows is on file, and only the chief knows it.
     if trainer.rows is not None and trainer.evaluations:
         step, results = trainer.evaluations[-1]
         if step == int(trainer.global_step):

@@ -74,7 +74,7 @@ def temporary_name(kind: str, name: str) -> str:
 
 
 def scan(directory: str | os.PathLike[str]) -> list[Checkpoint]:
-    """The checkpoints in a directory by step, oldest first, by their names alone.
+    """The checkpoints in a directory by step, oldest first, by their names only.
 
     Returns:
       Possibly damaged ones too (`verify` tells); nothing for a directory that does not exist.

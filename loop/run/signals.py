@@ -56,7 +56,7 @@ class StopSignals:
         self.received = None
         if threading.current_thread() is not threading.main_thread():
             warnings.warn(
-                "StopSignals: not in the main thread, where alone Python can set signal handlers; "
+                "StopSignals: not in the main thread, which is the only one to set handlers; "
                 "SIGTERM and SIGINT act as before",
                 RuntimeWarning,
                 stacklevel=2,
