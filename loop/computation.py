@@ -61,6 +61,7 @@ class Computation:
         require_scope(complete, replicas.count)
         adapter.make_global_seed_generator()
         keras = KerasParts.of(owners)
+        keras.require_one_state(replicas.count)
         declared = Declared(
             complete,
             scratch=[variable_of(variable) for variable in scratch],

@@ -208,7 +208,7 @@ class Trainer:
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
-        restored = self._directory.open(self.state, self.feed, self._step)
+        restored = self._directory.open(self.state, self.feed, self._step, self.global_step)
         self.evaluations[:] = self._directory.evaluations
         if self._directory.step_lines is not None:
             self._writers.append(self._directory.step_lines)

@@ -12,6 +12,7 @@ from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import Mode, StepFunction
 from loop.distribute import Replicas
 from loop.feeds import Feed, facts_of, position
+from loop.global_step import GlobalStep
 from loop.nonfinite.examination import Failure
 from loop.run.directory import RunDirectory
 from loop.variables import State
@@ -59,13 +60,16 @@ class SharedDirectory:
     def _of_chief(self) -> RunDirectory | None:
         return self._directory if self._replicas.is_chief else None
 
-    def open(self, state: State, feed: Feed, step: StepFunction) -> Restored | None:
+    def open(
+        self, state: State, feed: Feed, step: StepFunction, global_step: GlobalStep
+    ) -> Restored | None:
         """Locks the directory and gives every worker the state of its newest checkpoint.
 
         Args:
-          state: name -> variable, with `global_step`.
+          state: name -> variable.
           feed: set to the restored step; what decides its examples is compared.
           step: of the run; how it takes a batch is compared too.
+          global_step: the state's.
 
         Returns:
           What was restored; None but on the chief.
@@ -81,7 +85,7 @@ class SharedDirectory:
         if self._directory is not None:
             self._replicas.broadcast_from_chief(state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
-            position.take_up(feed, int(state["global_step"]), feed_state, self._replicas)
+            position.take_up(feed, int(global_step), feed_state, self._replicas)
             # Only the chief has read the directory.
             place = _MODES.index(self._directory.saved_exactness.get("compile"))
             self.saved_mode = _MODES[int(self._replicas.gather([place])[0, 0])]
