@@ -66,7 +66,7 @@ def called_for_values(
     if not isinstance(values, Mapping):
         raise TypeError(
             f"{what} expected to return a dict of values by name, found {found(values)}; return "
-            '{"loss": loss}'
+            '{"name": value}'
         )
     return dict(values)
 

@@ -44,6 +44,11 @@ def _evaluate(function):
     loop.Evaluation(function, feed).compiled("graph", loop.distribute.single())()
 
 
+def _predict(function):
+    feed = loop.feeds.Arrays({"x": _X}, batch_size=8)
+    loop.Prediction(function, feed, "graph", loop.distribute.single())()
+
+
 def _vector_rate(step):
     return tf.stack([0.1, tf.cast(step, tf.float32)])
 
@@ -221,6 +226,16 @@ _CASES = {
         lambda: _evaluate(lambda batch: {"loss": batch["y"]}),
         KeyError,
         r"Evaluation: the function: no 'y' at .*; the batch has 'x'",
+    ),
+    "a prediction that returns a tensor": (
+        lambda: _predict(lambda batch: batch["x"]),
+        TypeError,
+        r"Prediction: the function expected to return a dict .*, found float32\(8, 4\); return",
+    ),
+    "a missing column in a prediction": (
+        lambda: _predict(lambda batch: {"y": batch["y"]}),
+        KeyError,
+        r"Prediction: the function: no 'y' at .*; the batch has 'x'",
     ),
     "a Keras callback as an action": (
         lambda: _train(actions=[keras.callbacks.EarlyStopping()]),
