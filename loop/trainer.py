@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from loop import distribute
@@ -26,7 +27,7 @@ from loop.rows import Rows
 from loop.run.directory import RunDirectory
 from loop.run.prefetch import Call, prefetched_calls
 from loop.run.shared_directory import SharedDirectory
-from loop.run.signals import StopSignals
+from loop.run.signals import StopSignals, held_back
 from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Trainer:
       compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.auto`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
-      evaluation: what `evaluate` runs.
+      evaluation: what `evaluate` runs: one, or several by name, whose results are then named
+        `name/metric`.
       evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
       checkpoint_every: steps; 0 for only at the end.
@@ -68,8 +70,8 @@ class Trainer:
       scratch: variables that the step may assign and that no resume needs.
       stateful_random: whether the step may draw random numbers that do not follow from seed and
         step (`tf.random.normal`); a log line then says that its resume is not exact.
-      stop_signals: entered by the caller around `train`; the first signal ends training after the
-        current call, with a checkpoint.
+      stop_signals: entered by the caller around `train`, which then returns after a signal. None:
+        `train` answers SIGINT (Ctrl-C) and SIGTERM by itself, and raises when it has saved.
 
     Attributes:
       global_step: the counter; 0 until opened.
@@ -98,7 +100,7 @@ class Trainer:
         compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluation | Mapping[str, Evaluation] | None = None,
         evaluation_weights: ShadowWeights | None = None,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
@@ -150,6 +152,9 @@ class Trainer:
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
+        if directory is not None:
+            paths = [getattr(writer, "path", None) for writer in writers]
+            directory.expect(path for path in paths if isinstance(path, Path))
         self._directory = SharedDirectory(directory, self.replicas, self.meter)
         self._keep_best = keep_best
         if keep_best is not None:
@@ -158,6 +163,7 @@ class Trainer:
         self.rows: Rows | None = None
         self.stop_reason: str | None = None
         self.stop_signal: int | None = None
+        self._signals: StopSignals | None = None
         self._ready = False
         self._closed = False
         self._chosen: CompiledLoop | None = None
@@ -194,6 +200,7 @@ class Trainer:
             self._directory.note_mode(self._chosen.mode)
         return self._chosen
 
+    @held_back()
     def open(self) -> Restored | None:
         """Locks the directory and restores its newest checkpoint.
 
@@ -230,6 +237,14 @@ class Trainer:
     def train(self, *, until: int) -> None:
         """Trains until `until` steps are finished in all, then saves.
 
+        In the main thread the first SIGINT (Ctrl-C, a notebook's stop button) or SIGTERM on any
+        worker ends training after the call under way: its rows are written and the checkpoint is
+        on the disk. Then the handlers from before are in place, and the signal acts as it would
+        have: SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143), a handler of the caller's
+        own is called. A second signal ends the process at once; in a notebook or at a prompt a
+        second Ctrl-C raises KeyboardInterrupt at once. With `stop_signals=`, and in other threads,
+        no handler is set.
+
         Args:
           until: a global step; at or below the current one nothing is trained.
 
@@ -237,10 +252,15 @@ class Trainer:
           NonFiniteError: a step was not finite and the run was not to skip it.
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
+          KeyboardInterrupt, SystemExit: after a signal; `train` goes on from there.
         """
         self._refuse_if_closed()
+        self.stop_reason, self.stop_signal = None, None
+        with held_back(self._stop_signals) as self._signals:
+            self._train(until)
+
+    def _train(self, until: int) -> None:
         self._opened()
-        self.stop_reason = None
         step = int(self.global_step)
         if step < until:
             # First: an evaluation at the start is then compiled in the same mode.
@@ -248,6 +268,7 @@ class Trainer:
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
+        self._answer_signal()
         if step < until and self.stop_reason is None:
             step = self._calls(step, until)
         for every in self._actions:
@@ -314,11 +335,19 @@ class Trainer:
         for every in self._actions:
             if every.is_due(step):
                 every.action(self)
-        received = self._stop_signals.received if self._stop_signals is not None else None
+        self._answer_signal()
+
+    def _answer_signal(self) -> None:
+        """Stops on every worker if one has noted a signal."""
+        signals = self._signals
+        received = signals.received if signals is not None else None
         highest = int(self.replicas.gather([received or 0])[:, 0].max())
-        if highest:
-            self.stop_signal = highest
-            self.stop(f"signal {highest}")
+        if not highest:
+            return
+        self.stop_signal = highest
+        self.stop(f"signal {highest}")
+        if signals is not None and received is None:
+            signals.received = highest  # So that `train` raises on every worker.
 
     def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
@@ -337,10 +366,11 @@ class Trainer:
         self._opened()
         return self._examiner.examine(int(self.global_step), trace=True)
 
-    def evaluate(self) -> dict[str, float]:
-        """Runs the evaluation on the current state: name -> mean over the examples.
+    def evaluate(self) -> dict[str, Any]:
+        """Runs the evaluations on the current state: name -> metric over the examples.
 
-        `evaluations` and the run's file have the same results of a step once.
+        `evaluations`, the run's file and the writers (see `loop.writers.lines.Writer`) have the
+        same results of a step once.
 
         Raises:
           ValueError: if the trainer was made without one.
@@ -350,9 +380,13 @@ class Trainer:
         self._refuse_if_closed()
         mode = self.mode  # Opens the run, which sets the step.
         step = int(self.global_step)
-        results, new = self._evaluations.run(step, mode)
-        if new:
-            self._directory.write_evaluation(step, results)
+        results = self._evaluations.run(mode)
+        with held_back():
+            if self._evaluations.record(step, results):
+                self._directory.write_evaluation(step, results)
+                for writer in self._writers:
+                    if hasattr(writer, "evaluated"):
+                        writer.evaluated(step, results)
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
@@ -360,6 +394,7 @@ class Trainer:
         self._opened()
         return self._evaluations.weights()
 
+    @held_back()
     def save(self) -> None:
         """Saves a checkpoint of the current step, unless there is one; nothing without a directory.
 
@@ -376,6 +411,7 @@ class Trainer:
         """Ends `train` after the current call; for actions. The next `train` starts afresh."""
         self.stop_reason = reason
 
+    @held_back()
     def close(self) -> None:
         """Waits for the last save, closes files and gives the directory up; once more is nothing.
 

@@ -113,8 +113,6 @@ def _run_on(
                         (directory / FLAGS_FILE).write_text(text, encoding="utf-8")
                 trainer.train(until=total_steps)
                 evaluation = _last_evaluation(trainer)
-                if curves is not None:
-                    curves.evaluated(trainer)
                 if replicas.is_chief:
                     result.hand_over(settings, made, trainer, data)
             if replicas.is_chief:
@@ -221,8 +219,6 @@ def _trainer(
     actions = [*made.actions]
     if made.replicas.is_chief:
         actions.append(loop.Every(settings.log_every, progress, at_end=True))
-    if curves is not None and settings.eval_every:
-        actions.append(loop.Every(settings.eval_every, curves.evaluated))
     if settings.profile is not None:
         traced = _profiled_steps(settings.profile, total_steps)
         actions.append(Profile(*traced, directory / PROFILE_FOLDER))

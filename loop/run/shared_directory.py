@@ -145,9 +145,9 @@ class SharedDirectory:
 
     def wait_together(self) -> None:
         """Waits on every worker until the chief has saved: the end of one would cut it short."""
+        if self._of_chief is not None:
+            self._of_chief.wait()
         if self._replicas.workers > 1:
-            if self._of_chief is not None:
-                self._of_chief.wait()
             self._replicas.gather([0])
 
     def close(self) -> None:

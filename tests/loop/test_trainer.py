@@ -374,10 +374,10 @@ def test_evaluation_does_not_choose_the_mode_of_training(directory, tmp_path, mo
         before = trainer.evaluate()
         trainer.save()
         trainer.train(until=0)
-        assert (trainer.mode, trainer._evaluations.compiled.mode) == ("graph", "graph")
+        assert (trainer.mode, trainer._evaluations.compiled[""].mode) == ("graph", "graph")
         assert asked == []
         trainer.train(until=2)  # Its evaluation at the start is already in its own mode.
-        assert (trainer.mode, trainer._evaluations.compiled.mode) == ("xla", "xla")
+        assert (trainer.mode, trainer._evaluations.compiled[""].mode) == ("xla", "xla")
     assert asked == [2]
     assert trainer.evaluations[0] == (0, before)
     if directory:
