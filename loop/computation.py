@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from loop.compiled import auto
@@ -15,7 +15,7 @@ from loop.global_step import GlobalStep
 from loop.keras import adapter
 from loop.keras.step_hooks import KerasParts
 from loop.nonfinite.examination import Examiner
-from loop.variables import State, named, require_scope, variable_of, with_brought
+from loop.variables import State, named, owners_of, require_scope, variable_of, with_brought
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Computation:
         """
         # A step that has state of its own (a loss scale) must not be forgotten by its user.
         own = {"step": step} if getattr(step, "state", None) else {}
-        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
+        owners = owners_of(state)
         known = named({**own, **owners, "global_step": global_step.variable})
         complete = with_brought(known, step)
         require_scope(complete, replicas.count)

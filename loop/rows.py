@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from loop.user_code import found
+
 CAPACITY = 64
 """The most scalars a step may report: the table's width while a call runs, trimmed on return."""
 
@@ -62,7 +64,14 @@ def packed(row: Mapping[str, Any]) -> tuple[tuple[str, ...], tf.Tensor]:
         raise ValueError(f"rows: a step may report at most {CAPACITY} scalars, got {len(row)}")
     values = []
     for name, value in row.items():
-        tensor = tf.convert_to_tensor(value)
+        try:
+            tensor = tf.convert_to_tensor(value)
+        except (TypeError, ValueError):
+            tensor = None
+        if tensor is None or tensor.dtype == tf.string:
+            raise ValueError(
+                f"rows: a step reports scalars, but {name!r} is {found(value)}; return a number"
+            )
         if tensor.shape.rank != 0:
             raise ValueError(
                 f"rows: a step reports scalars, but {name!r} has shape {tensor.shape}; reduce it"

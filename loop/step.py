@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -15,16 +15,15 @@ from loop import statistics, step_context
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.compiled.undo import Before
 from loop.gradients import reduce_sum, rows_exist
+from loop.losses import Batch, LossFunction, loss_and_metrics, mean_share
 from loop.optimizers import Optimizer
 from loop.precision.loss_scale import LossScale, unscaled
 from loop.precision.policy import Precision, as_precision
+from loop.step_arguments import check_arguments
 from loop.step_context import MovingAverage, StepContext
 from loop.variables import State, name_of, named, variable_of
 
 _log = logging.getLogger(__name__)
-
-Batch = dict[str, tf.Tensor]
-LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]"]
 
 
 class _Sums(NamedTuple):
@@ -77,6 +76,7 @@ class GradientStep:
         is trained and the optimizer.
 
     Raises:
+      TypeError: an argument of another kind; when traced, a loss or metric that is no number.
       ValueError: no variables, accumulate below 1, an optimizer built with other variables,
         variables of another dtype than the precision's, a loss scale without float16; when traced,
         a variable, not frozen, that no gradient reaches, a loss of the wrong shape, or a metric
@@ -98,8 +98,7 @@ class GradientStep:
         loss_scale: LossScale | None = None,
         after_update: Sequence[ShadowWeights] = (),
     ) -> None:
-        if not variables:
-            raise ValueError("GradientStep: variables is empty; there is nothing to train")
+        check_arguments(loss_fn, variables, optimizer, clip)
         if accumulate < 1:
             raise ValueError(f"GradientStep: accumulate must be at least 1, got {accumulate}")
         self.loss_fn = loss_fn
@@ -191,8 +190,7 @@ class GradientStep:
             if self.accumulate > 1:
                 piece, inner = self._micro_batch(batch, context, index)
             with step_context.within(inner):
-                returned = self.loss_fn(piece)
-            losses = returned[0] if isinstance(returned, tuple) else returned
+                losses, _ = loss_and_metrics(self.loss_fn, piece)
             parts.append(tf.convert_to_tensor(losses))
         return tf.concat(parts, 0) if parts[0].shape.rank else None
 
@@ -314,9 +312,8 @@ class GradientStep:
             batch = self.precision.cast(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
-            returned = self.loss_fn(batch)
-            losses, metrics = returned if isinstance(returned, tuple) else (returned, {})
-            loss = _mean_share(losses, "loss", context)
+            losses, metrics = loss_and_metrics(self.loss_fn, batch)
+            loss = mean_share(losses, "loss", context)
             scaled = loss if scale is None else loss * tf.cast(scale, loss.dtype)
         gradients = tape.gradient(scaled, self._trained)
         missing = [
@@ -335,30 +332,11 @@ class GradientStep:
             loss,
             {
                 # In the loss's dtype, so that everything fits one packed collective.
-                name: tf.cast(_mean_share(value, name, context), loss.dtype)
+                name: tf.cast(mean_share(value, name, context), loss.dtype)
                 for name, value in metrics.items()
             },
             *statistics.weighted(averages),
         )
-
-
-def _mean_share(value: tf.Tensor, name: str, context: StepContext) -> tf.Tensor:
-    """This slice's share of the mean over the global batch: all slices' shares add up to it."""
-    value = tf.convert_to_tensor(value)
-    if not value.dtype.is_floating or value.dtype.size < 4:
-        value = tf.cast(value, tf.float32)
-    size = context.positions.shape[0]
-    if value.shape.rank == 0:
-        count = size if context.mask is None else tf.math.count_nonzero(context.mask)
-        return value * tf.cast(count, value.dtype) / context.batch_size
-    if value.shape != (size,):
-        raise ValueError(
-            f"GradientStep: {name!r} has shape {value.shape}; expected one value an example, "
-            f"({size},), or a scalar"
-        )
-    if context.mask is not None:
-        value = tf.where(context.mask, value, tf.zeros([], value.dtype))
-    return tf.reduce_sum(value) / context.batch_size
 
 
 def _added(left: _Sums, right: _Sums) -> _Sums:

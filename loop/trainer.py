@@ -122,6 +122,7 @@ class Trainer:
         if evaluate_every and evaluation is None:
             raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
         self.feed = feed
+        self._step = step
         self.meter = Meter()
         self.replicas = replicas or distribute.single()
         with self.replicas.scope():
@@ -215,7 +216,7 @@ class Trainer:
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
-        restored = self._directory.open(self.state, self.feed, self.global_step)
+        restored = self._directory.open(self.state, self.feed, self._step, self.global_step)
         self.evaluations[:] = self._directory.evaluations
         self._ready = True
         return restored

@@ -83,6 +83,17 @@ def named(owner: Any) -> State:
     )
 
 
+def owners_of(state: Any) -> Mapping[str, Any]:
+    """The owners of state by name, as `Trainer(state=)` takes them: what is no mapping is "state".
+
+    Args:
+      state: a mapping, one owner (a list of these is one), or None for none.
+    """
+    if state is None:
+        return {}
+    return state if isinstance(state, Mapping) else {"state": state}
+
+
 def with_brought(state: State, step: Any) -> State:
     """The state with the variables that the step brings and that are not in it yet.
 

@@ -197,7 +197,7 @@ class Faults:
     )
     allow_change: bool = flag(
         False,
-        "Resume although settings differ from the stored ones.",
+        "Resume although settings or data differ from the stored ones.",
         needs=("directory",),
         lives="command",
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from loop.actions.running import Running
+from loop.user_code import found
 
 Action = Callable[[Any], None]
 """Called with the trainer, of which `Running` says what the loop's own actions use."""
@@ -49,6 +50,7 @@ class Every:
 
     Raises:
       ValueError: if steps is below 1.
+      TypeError: if action is no function.
     """
 
     steps: int
@@ -59,6 +61,11 @@ class Every:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"Every: steps must be at least 1, got {self.steps}")
+        if not callable(self.action):
+            raise TypeError(
+                "Every: action expected to be a function of the trainer, found "
+                f"{found(self.action)}; give one, as loop.Every(100, lambda trainer: ...)"
+            )
 
     def next_boundary(self, step: int) -> int:
         """The first boundary after `step` finished steps."""
@@ -75,8 +82,18 @@ def in_order(
     """A trainer's actions: evaluate, then the user's, then save, so that a save has seen the rest.
 
     An interval of 0 leaves its action out.
+
+    Raises:
+      TypeError: on an action without boundaries.
     """
     every = list(actions)
+    for action in every:
+        if isinstance(action, type) or not hasattr(action, "next_boundary"):
+            raise TypeError(
+                f"Trainer: each of actions expected to be a loop.Every, found {found(action)}; "
+                "give loop.Every(100, function), whose function takes the trainer, such as a "
+                "loop.EarlyStopping in place of Keras's callback"
+            )
     if evaluate_every:
         every.insert(0, Every(evaluate_every, _evaluate))
     if checkpoint_every:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from loop.checkpoint.reading import inspect, read_values, verify
 from loop.checkpoint.values import Array, assign, check_state, describe_variable
 
 _LISTED = 8
+_NUMBER = re.compile(r"_\d+(?=[/_]|$)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,21 @@ def mismatches(
     return lines
 
 
+def _mend(stored: Mapping[str, VariableEntry], wanted: Mapping[str, VariableEntry]) -> str:
+    """What to do about the mismatch; names that differ in their numbers alone are Keras's own."""
+
+    def unnumbered(variables: Mapping[str, VariableEntry]) -> list[tuple[str, VariableEntry]]:
+        return [(_NUMBER.sub("", name), entry) for name, entry in variables.items()]
+
+    if Counter(unnumbered(stored)) == Counter(unnumbered(wanted)):
+        return (
+            "they differ in the numbers that Keras gives to layers without a name, which a second "
+            "model of a process has other than the first: name the layers, or call "
+            "keras.backend.clear_session() before the model is made"
+        )
+    return "restore it with the model and optimizer that wrote it"
+
+
 def _read(path: Path, state: Mapping[str, tf.Variable]) -> tuple[Manifest, dict[str, Array]]:
     """Everything a restore needs, checked; touches no variable."""
     manifest, problems = inspect(path)
@@ -69,8 +87,7 @@ def _read(path: Path, state: Mapping[str, tf.Variable]) -> tuple[Manifest, dict[
         more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
         raise StateMismatchError(
             f"checkpoint {path} holds other variables than this state: "
-            f"{'; '.join(lines[:_LISTED])}{more}; restore it with the model and optimizer that "
-            "wrote it"
+            f"{'; '.join(lines[:_LISTED])}{more}; {_mend(manifest.variables, wanted)}"
         )
     return manifest, read_values(path, manifest)
 

@@ -23,6 +23,7 @@ from kernels import target
 from loop.checkpoint import copy_to_host, environment
 from loop.compiled.compiled_loop import NEVER, CompiledLoop, Mode
 from loop.compiled.regions import CollectiveInRegionError
+from loop.compiled.uncompilable import UncompilableError
 from loop.distribute import Replicas
 from loop.variables import State
 
@@ -183,6 +184,8 @@ def _refusal(xla: CompiledLoop, start: int) -> str | None:
     """Why XLA cannot compile a step that graph mode can run; None where it can. Compiles it."""
     try:
         xla.run(xla.prepare(start, 1), 0)
+    except UncompilableError as error:
+        return f"since {error.reason}"
     except Exception as error:  # Tracing calls the user's step, which may raise anything.
         found = error.message if isinstance(error, tf.errors.OpError) else str(error)
         line = next(iter(str(found).splitlines()), "")

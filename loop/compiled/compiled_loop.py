@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from kernels import target
 from loop import statistics, step_context
+from loop.compiled import uncompilable
 from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
 from loop.compiled.undo import Before
@@ -27,6 +28,7 @@ from loop.global_step import GlobalStep
 from loop.gradients import reduce_sum
 from loop.rows import CAPACITY, Rows, packed
 from loop.step_context import MovingAverage, StepContext
+from loop.user_code import called_for_values, without_inner_frames
 from loop.variables import State, listed, name_of
 
 _log = logging.getLogger(__name__)
@@ -170,6 +172,7 @@ class CompiledLoop:
           ValueError: if count does not fit the capacity.
           RuntimeError: if an argument's shape or dtype differs from the first call's: it would be
             traced and compiled again.
+          UncompilableError: XLA has no kernel for an operation of the step.
           ImpureStepError: at the first call, if the step writes or draws what is not declared.
           WorkerLostError: another worker is gone.
         """
@@ -181,14 +184,18 @@ class CompiledLoop:
         arguments = self._arguments(chunk, count, max_nonfinite, streak)
         if self._traced is None:
             self._traced = self._call
+            if self.mode == "xla":
+                for given in (self._resident, chunk):
+                    uncompilable.refuse_strings(self._replicas.first(given))
             if self.mode == "eager":
+                self._traced = functools.partial(without_inner_frames, self._call)
                 self._check_eager(arguments)
             else:
                 concrete = self._concrete(arguments)
                 if self._replicas.strategy is None:
                     # The one trace there is: looking it up again costs 0.2 ms a call.
                     self._traced = concrete
-        with self._replicas.naming_a_lost_worker():
+        with self._replicas.naming_a_lost_worker(), uncompilable.in_one_line():
             table, numbers = self._traced(*arguments)
             first_step, done, streak = numbers.numpy().tolist()
         table = table.numpy()[:done, : len(self._columns)]
@@ -210,7 +217,7 @@ class CompiledLoop:
 
     def _concrete(self, arguments: tuple[Any, ...]) -> Any:
         """The traced loop, checked once."""
-        concrete = self._call.get_concrete_function(*arguments)
+        concrete = without_inner_frames(self._call.get_concrete_function, *arguments)
         if self._declared is not None:
             self._declared.check(concrete)
             self._declared = None
@@ -352,7 +359,9 @@ class CompiledLoop:
             batch = context.region(self._feed.batch)(resident, chunk, row)
             before = Before.of({} if self._reports_finite else self._state)
             with _counted_regions(context) as regions:
-                scalars = dict(self._step(batch))
+                scalars = called_for_values(
+                    "Trainer: the step", self._step, batch, takes="the batch"
+                )
             self._columns, values = packed(scalars)
             moved = self._statistics(before, context)
             overflow = tf.constant(False)

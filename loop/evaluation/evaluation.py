@@ -10,12 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from kernels import target
+from loop.compiled import uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation, StreamedEvaluation
 from loop.metrics import Mean, Metric, State
+from loop.user_code import called_for_values, without_inner_frames
 
 EvaluationFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
@@ -122,8 +124,8 @@ class CompiledEvaluation:
 
     def _run(self, chunk: Any, batches: int) -> Any:
         """The metrics' states over a chunk's first batches, on the host."""
-        with self._replicas.naming_a_lost_worker():
-            states = self._call(self._resident, chunk, tf.constant(batches))
+        with self._replicas.naming_a_lost_worker(), uncompilable.in_one_line():
+            states = without_inner_frames(self._call, self._resident, chunk, tf.constant(batches))
             return tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
 
     def _chunks(self) -> Iterator[tuple[Any, int]]:
@@ -169,7 +171,10 @@ class CompiledEvaluation:
         self, resident: dict[str, tf.Tensor], chunk: dict[str, tf.Tensor], batches: tf.Tensor
     ) -> tf.Tensor:
         def of(row: tf.Tensor) -> _States:
-            values = self._function(self._feed.batch(resident, chunk, row))
+            batch = self._feed.batch(resident, chunk, row)
+            values = called_for_values(
+                "Evaluation: the function", self._function, batch, takes="the batch"
+            )
             if self._metrics is None:
                 self._metrics = {name: Mean(name) for name in values}
             return {

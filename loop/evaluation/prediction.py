@@ -10,11 +10,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kernels import target
+from loop.compiled import uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation
+from loop.user_code import called_for_values, without_inner_frames
 
 PredictionFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -76,7 +78,10 @@ class Prediction:
             masks = [chunk["mask"] for chunk in chunks]
             for row in range(len(masks[0])):
                 if any(mask[row].any() for mask in masks):
-                    outputs = self._call(self._resident, placed, tf.constant(row))
+                    with uncompilable.in_one_line():
+                        outputs = without_inner_frames(
+                            self._call, self._resident, placed, tf.constant(row)
+                        )
                     parts.append(self._in_order(outputs, [mask[row] for mask in masks]))
         if not parts:
             raise ValueError("Prediction: expected at least one example, found none")
@@ -115,7 +120,11 @@ class Prediction:
     ) -> dict[str, tf.Tensor]:
         outputs = {}
         size = chunk["mask"].shape[1]
-        for name, value in self._function(self._feed.batch(resident, chunk, row)).items():
+        batch = self._feed.batch(resident, chunk, row)
+        values = called_for_values(
+            "Prediction: the function", self._function, batch, takes="the batch"
+        )
+        for name, value in values.items():
             output = tf.convert_to_tensor(value)
             if output.shape.rank == 0 or output.shape[0] != size:
                 raise ValueError(

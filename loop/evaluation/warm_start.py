@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from loop.checkpoint.directory import scan
 from loop.checkpoint.files import CheckpointError
 from loop.checkpoint.reading import read_contents, verify
 from loop.checkpoint.values import assign
+from loop.variables import named, owners_of
 
 _LISTED = 6
 
@@ -54,7 +56,7 @@ def _listed(what: str, names: Sequence[str]) -> str:
     return f"  {len(names)} {what}: {'; '.join(names[:_LISTED])}{more}"
 
 
-def warm_start(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -> WarmStart:
+def warm_start(path: str | os.PathLike[str], state: Any) -> WarmStart:
     """Sets the variables that a checkpoint has under the same name and shape; no others.
 
     Give it the part of a state that is to be set, usually only the model's: another run's
@@ -63,15 +65,18 @@ def warm_start(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -
 
     Args:
       path: a checkpoint's directory, or a run's, for its newest sound checkpoint.
-      state: name -> variable.
+      state: what is to be set, under the names of the saved trainer's `state=`: models, optimizers,
+        variables, lists or mappings of these, as for `loop.Trainer`.
 
     Raises:
       CheckpointError: if there is no sound checkpoint, or nothing in it matches; nothing was set.
+      TypeError: on an owner of an unknown kind.
     """
+    variables = named(owners_of(state))
     found = _checkpoint_in(Path(path))
     contents = read_contents(found)
     matched, missing, different = {}, [], []
-    for name, variable in state.items():
+    for name, variable in variables.items():
         value = contents.values.get(name)
         if value is None:
             missing.append(name)
@@ -87,13 +92,13 @@ def warm_start(path: str | os.PathLike[str], state: Mapping[str, tf.Variable]) -
         matched[name] = value.astype(variable.dtype.as_numpy_dtype)
     if not matched:
         raise CheckpointError(
-            f"checkpoint {found} has none of the {len(state)} variables to start from, such as "
-            f"{', '.join(list(state)[:3])}; it has {', '.join(list(contents.values)[:3])}; use a "
-            "checkpoint of the same model"
+            f"checkpoint {found} has none of the {len(variables)} variables to start from, such as "
+            f"{', '.join(list(variables)[:3])}; it has {', '.join(list(contents.values)[:3])}; "
+            "use a checkpoint of the same model, its owner named as in the saved trainer's `state=`"
         )
-    assign({name: state[name] for name in matched}, matched)
-    owners = {_owner(name) for name in state}
-    left_over = [n for n in contents.values if n not in state and _owner(n) in owners]
+    assign({name: variables[name] for name in matched}, matched)
+    owners = {_owner(name) for name in variables}
+    left_over = [n for n in contents.values if n not in variables and _owner(n) in owners]
     return WarmStart(found, contents.step, list(matched), missing, different, left_over)
 
 

@@ -5,6 +5,7 @@ from loop.feeds.batch_at import batch_at
 from loop.feeds.dataset import Dataset, repeated
 from loop.feeds.errors import DamagedRecordError, FeedError
 from loop.feeds.evaluating import EvaluationFeed
+from loop.feeds.facts import HasFacts, facts_of
 from loop.feeds.feed import Batch, Chunk, Feed
 from loop.feeds.iterator import ResumableIterator
 from loop.feeds.layout import Layout, layout
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluationFeed",
     "Feed",
     "FeedError",
+    "HasFacts",
     "HasState",
     "Layout",
     "Order",
@@ -29,6 +31,7 @@ __all__ = [
     "Records",
     "ResumableIterator",
     "batch_at",
+    "facts_of",
     "layout",
     "repeated",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from loop.feeds import facts
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
 from loop.feeds.order import Order
@@ -95,6 +96,21 @@ class Arrays:
     def example_ids(self, step: int) -> npt.NDArray[np.int64]:
         """The rows of the arrays that batch `step` holds, by position in the global batch."""
         return self.order.indices(step * self.batch_size + np.arange(self.batch_size))
+
+    def facts(self) -> dict[str, Any]:
+        """Size, order, dtypes and shapes, and a fingerprint of some of the examples."""
+        places = facts.sampled_examples(self.size)
+        arrays = {name: np.asarray(array) for name, array in facts.leaves(self.arrays)}
+        return {
+            "examples": self.size,
+            "shuffle": self.order.shuffle,
+            "partners": self.partners,
+            "features": {n: facts.feature(a.dtype, a.shape[1:]) for n, a in arrays.items()},
+            "fingerprint": {
+                name: facts.fingerprint(facts.sampled_elements(array[place]) for place in places)
+                for name, array in arrays.items()
+            },
+        }
 
     def evaluation_chunk(self, layouts_batch: int, layout: Layout) -> Chunk:
         """Every example once, in storage order: indices and mask [batches, P].

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from loop.feeds import facts
 from loop.feeds.arrays import Transform
 from loop.feeds.evaluating import padded_chunks
 from loop.feeds.feed import Batch, Chunk
@@ -61,18 +62,21 @@ class Dataset:
     def _from(self, step: int) -> Iterator[Mapping[str, Any]]:
         # tf.data runs on the host, whatever the device of this replica's tensors.
         with tf.device("/cpu:0"):
-            dataset = self.make(self.seed, step)
-            if not isinstance(dataset, tf.data.Dataset):
-                raise TypeError(
-                    f"Dataset: make expected to return a tf.data.Dataset, found {type(dataset)}"
-                )
-            if dataset.options().deterministic is False:
-                raise ValueError(
-                    "Dataset: expected a deterministic data set, found options().deterministic="
-                    "False, with which no resume is exact; leave the option out"
-                )
-            numpy: Iterator[Mapping[str, Any]] = dataset.as_numpy_iterator()
+            numpy: Iterator[Mapping[str, Any]] = self._made(step).as_numpy_iterator()
             return numpy
+
+    def _made(self, step: int) -> tf.data.Dataset:
+        dataset = self.make(self.seed, step)
+        if not isinstance(dataset, tf.data.Dataset):
+            raise TypeError(
+                f"Dataset: make expected to return a tf.data.Dataset, found {type(dataset)}"
+            )
+        if dataset.options().deterministic is False:
+            raise ValueError(
+                "Dataset: expected a deterministic data set, found options().deterministic="
+                "False, with which no resume is exact; leave the option out"
+            )
+        return dataset
 
     def resident(self) -> Batch:
         """Nothing stays on the device."""
@@ -91,6 +95,23 @@ class Dataset:
     def example_ids(self, step: int) -> None:
         """A data set's examples have no ids."""
         del step
+
+    def facts(self) -> dict[str, Any]:
+        """The dtypes and shapes of an element, all that is known of a stream that was not read."""
+        with tf.device("/cpu:0"):
+            spec = self._made(0).element_spec
+        if not isinstance(spec, Mapping):
+            return {}  # What the first batch is refused for.
+        shaped = (
+            (name, leaf) for name, leaf in facts.leaves(spec) if isinstance(leaf, tf.TensorSpec)
+        )
+        return {
+            "features": {
+                name: facts.feature(leaf.dtype.as_numpy_dtype, leaf.shape[1:])
+                for name, leaf in shaped
+                if leaf.shape.rank
+            }
+        }
 
     def evaluation_chunks(
         self, layouts: Sequence[Layout], capacity: int

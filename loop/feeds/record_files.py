@@ -6,6 +6,7 @@ A record is its length (uint64), the length's masked CRC-32C, the data, the data
 from __future__ import annotations
 
 import array
+import hashlib
 import itertools
 import os
 import struct
@@ -13,6 +14,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +80,17 @@ class RecordFiles:
     def close(self) -> None:
         """Closes the files."""
         self._close()
+
+    def facts(self) -> dict[str, Any]:
+        """The files' number and bytes, and a digest of each one's name, size and records."""
+        counts = np.diff(self._first).tolist()
+        listed = zip(self.paths, self._ends.tolist(), counts, strict=True)
+        lines = "".join(f"{path.name}\t{size}\t{count}\n" for path, size, count in listed)
+        return {
+            "count": len(self.paths),
+            "bytes": int(self._ends.sum()),
+            "names_and_sizes": hashlib.sha256(os.fsencode(lines)).hexdigest()[:16],
+        }
 
     def locate(self, record: int) -> tuple[Path, int]:
         """The file and the offset of a record."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from loop.feeds import facts
 from loop.feeds.arrays import Transform
 from loop.feeds.errors import FeedError
 from loop.feeds.evaluating import padded_chunks
@@ -183,6 +184,22 @@ class Records:
     def example_ids(self, step: int) -> npt.NDArray[np.int64]:
         """The numbers of the records of batch `step`, by position; see `files.locate`."""
         return self.order.indices(step * self.batch_size + np.arange(self.batch_size))
+
+    def facts(self) -> dict[str, Any]:
+        """Those of `Arrays` of the same examples, and the files'; parses at most 64 records."""
+        samples: dict[str, list[Any]] = {}
+        for place in facts.sampled_examples(self.size).tolist():
+            for name, array in self._parsed(np.array([place]), f"record {place}").items():
+                samples.setdefault(name, []).append(facts.sampled_elements(array[0]))
+        assert self._spec is not None
+        return {
+            "examples": self.size,
+            "shuffle": self.order.shuffle,
+            "partners": self.partners,
+            "features": {n: facts.feature(*spec) for n, spec in self._spec.items()},
+            "fingerprint": {name: facts.fingerprint(read) for name, read in samples.items()},
+            "files": self.files.facts(),
+        }
 
     def evaluation_chunks(
         self, layouts: Sequence[Layout], capacity: int

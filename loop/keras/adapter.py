@@ -64,6 +64,12 @@ def recurrent_states(layer: Any) -> dict[str, tf.Variable]:
     return states
 
 
+def declared_inputs(model: Any) -> dict[str, tuple[int | None, ...]]:
+    """The inputs of a Keras model that declares them: name -> shape, None for a free size."""
+    inputs = getattr(model, "inputs", None) if is_layer(model) else None
+    return {tensor.name: tuple(tensor.shape) for tensor in tf.nest.flatten(inputs or [])}
+
+
 def make_global_seed_generator() -> None:
     """Makes the generator that `keras.random` uses without a seed, if Keras was imported.
 

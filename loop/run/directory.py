@@ -27,7 +27,7 @@ _OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS, f"{tensorboard.PREFIX}*")
 
 
 class ConfigurationChangedError(RuntimeError):
-    """A resume with other settings than the saved run's."""
+    """A resume with other settings or other data than the saved run's."""
 
 
 class RunDirectory:
@@ -40,7 +40,8 @@ class RunDirectory:
       keep: newest checkpoints kept; None keeps all.
       known: names of the caller's own files that may be there before the first checkpoint, or
         patterns as the shell's.
-      allow_change: resume with another configuration, after saying what differs.
+      allow_change: resume with another configuration or other data, after saying what differs. The
+        examples of the epoch in which the data or the batch size changes are not each seen once.
       fresh: start at step 0 where the directory holds no valid checkpoint.
       rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
 
@@ -85,7 +86,14 @@ class RunDirectory:
             if path.absolute().is_relative_to(root):
                 self._known.append(path.absolute().relative_to(root).parts[0])
 
-    def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
+    def open(
+        self,
+        state: State,
+        exactness: Mapping[str, Any],
+        *,
+        seed: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> Restored | None:
         """Locks the directory, restores the newest sound checkpoint and opens the files of lines.
 
         Args:
@@ -93,6 +101,8 @@ class RunDirectory:
           exactness: what a bit-exact resume depends on besides the machine and what
             `note_exactness` adds later.
           seed: the run's; part of the configuration, since another one gives other examples.
+          data: what else decides the examples (`loop.feeds.facts_of`), JSON values. Of these the
+            names that both runs have are compared; an earlier version's checkpoint has none.
 
         Returns:
           What was restored; None for a start at step 0.
@@ -101,12 +111,14 @@ class RunDirectory:
           RunLockError: another run holds the directory.
           CheckpointError: it cannot be written, holds no sound checkpoint among damaged ones, or
             something else; nothing was changed.
-          ConfigurationChangedError: the settings differ and `allow_change` is not set; lists them.
+          ConfigurationChangedError: settings or data differ and `allow_change` is not set; lists
+            what differs.
         """
         self._state = state
         self._metadata = {
             "configuration": {"seed": seed, **self._configuration},
             "exactness": {**exactness, **checkpoint.environment()},
+            "data": dict(data or {}),
         }
         self._lock.acquire()
         try:
@@ -134,16 +146,21 @@ class RunDirectory:
 
     def _compare(self, restored: Restored) -> None:
         saved = restored.metadata
-        changed = checkpoint.differences(
+        settings = checkpoint.differences(
             saved.get("configuration", {}), self._metadata["configuration"]
         )
+        data = _differences_of_common(saved.get("data", {}), self._metadata["data"])
+        changed = list(dict.fromkeys([*settings, *data]))  # A setting may be a fact of the data.
         if changed and not self._allow_change:
             raise ConfigurationChangedError(
-                f"{self.path}: the settings differ from the saved run's ({'; '.join(changed)}); "
-                "start with the same ones, in another directory, or pass --allow_change"
+                f"{self.path}: the settings or the data differ from the saved run's "
+                f"({'; '.join(changed)}); start with the same ones or in another directory, or "
+                "accept it by loop.RunDirectory(..., allow_change=True), a program's --allow_change"
             )
         for line in changed:
             _log.warning("resuming with a changed setting: %s", line)
+        if self._metadata["data"] and "data" not in saved:
+            _log.info("%s tells nothing of its data, which was not compared", restored.path)
         self._saved_exactness = dict(saved.get("exactness", {}))
         known = {k: v for k, v in self._saved_exactness.items() if k in self._metadata["exactness"]}
         _warn_inexact(checkpoint.differences(known, self._metadata["exactness"]))
@@ -228,6 +245,14 @@ class RunDirectory:
             for lines in (self.step_lines, self.evaluation_lines):
                 if lines is not None:
                     last_first.callback(lines.close)
+
+
+def _differences_of_common(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The differences under the names that both have."""
+    common = saved.keys() & current.keys()
+    return checkpoint.differences(
+        *({name: one[name] for name in common} for one in (saved, current))
+    )
 
 
 def _warn_inexact(lines: list[str]) -> None:

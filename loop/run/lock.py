@@ -128,6 +128,12 @@ class RunLock:
 
     def _unusable(self, error: OSError) -> str:
         name = errno.errorcode.get(error.errno or 0, "?")
+        for place in (self._path.parent, *self._path.parent.parents):
+            if place.exists() and not place.is_dir():
+                return (
+                    f"run lock {self._path} cannot be taken: expected {place} to be a directory, "
+                    f"found a file [{name}]; choose another directory"
+                )
         return (
             f"run lock {self._path} cannot be taken: {error.strerror} [{name}]; choose a directory "
             "that can be written, on a file system with locks"

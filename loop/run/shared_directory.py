@@ -9,9 +9,9 @@ from typing import Any
 from loop.actions.meter import Meter
 from loop.actions.monitor import read_evaluations
 from loop.checkpoint import Restored
-from loop.compiled.compiled_loop import Mode
+from loop.compiled.compiled_loop import Mode, StepFunction
 from loop.distribute import Replicas
-from loop.feeds import Feed, position
+from loop.feeds import Feed, facts_of, position
 from loop.global_step import GlobalStep
 from loop.nonfinite.examination import Failure
 from loop.run.directory import RunDirectory
@@ -60,12 +60,15 @@ class SharedDirectory:
     def _of_chief(self) -> RunDirectory | None:
         return self._directory if self._replicas.is_chief else None
 
-    def open(self, state: State, feed: Feed, global_step: GlobalStep) -> Restored | None:
+    def open(
+        self, state: State, feed: Feed, step: StepFunction, global_step: GlobalStep
+    ) -> Restored | None:
         """Locks the directory and gives every worker the state of its newest checkpoint.
 
         Args:
           state: name -> variable.
-          feed: set to the restored step.
+          feed: set to the restored step; what decides its examples is compared.
+          step: of the run; how it takes a batch is compared too.
           global_step: the state's.
 
         Returns:
@@ -78,7 +81,7 @@ class SharedDirectory:
         restored = None
         with self._replicas.failing_together():
             if self._of_chief is not None:
-                restored = self._restored(self._of_chief, state, feed)
+                restored = self._restored(self._of_chief, state, feed, step)
         if self._directory is not None:
             self._replicas.broadcast_from_chief(state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
@@ -88,9 +91,13 @@ class SharedDirectory:
             self.saved_mode = _MODES[int(self._replicas.gather([place])[0, 0])]
         return restored
 
-    def _restored(self, directory: RunDirectory, state: State, feed: Feed) -> Restored | None:
+    def _restored(
+        self, directory: RunDirectory, state: State, feed: Feed, step: StepFunction
+    ) -> Restored | None:
         with self._meter.phase("checkpoint"):
-            restored = directory.open(state, {"replicas": self._replicas.count}, seed=feed.seed)
+            exactness = {"replicas": self._replicas.count}
+            data = facts_of(feed, step)
+            restored = directory.open(state, exactness, seed=feed.seed, data=data)
         assert directory.evaluation_lines is not None
         self.evaluations = read_evaluations(directory.evaluation_lines.path)
         if restored is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from loop.schedules import arguments
+from loop.user_code import called, found, place_of
 
 
 class Schedule(abc.ABC):
@@ -76,7 +77,15 @@ class Custom(Schedule):
 
     def rate(self, step: tf.Tensor) -> tf.Tensor:
         """`function(step)`, widened."""
-        return tf.cast(self.function(step), tf.float64)
+        what = f"schedule: the function{place_of(self.function)}"
+        value = called(what, self.function, step, takes="the step")
+        try:
+            rate = tf.cast(value, tf.float64)
+        except (TypeError, ValueError, tf.errors.OpError):
+            raise TypeError(f"{what} expected to return a number, found {found(value)}") from None
+        if rate.shape.rank not in (0, None):
+            raise ValueError(f"{what} expected to return a scalar, found one of {rate.shape}")
+        return rate
 
 
 def constant(value: float) -> Schedule:
@@ -99,7 +108,9 @@ def as_schedule(value: Schedule | Callable[[tf.Tensor], tf.Tensor] | float) -> S
         scalar, such as a Keras `LearningRateSchedule` (which computes in float32).
 
     Raises:
-      ValueError: on anything else, and on a number that is negative or not finite.
+      ValueError: on anything else, and on a number that is negative or not finite. When the
+        schedule is called, TypeError or ValueError if the function is no TensorFlow function of the
+        step or returns no scalar.
     """
     if isinstance(value, Schedule):
         return value

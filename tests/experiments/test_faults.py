@@ -15,6 +15,7 @@ from experiments.entry import tensorflow_import
 from experiments.entry.errors import InputError
 from loop import checkpoint
 from loop.run.lock import RunLock
+from tests.experiments.data import data_files
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("--model=mlp", "--batch_size=32", "--steps=8", "--log_every=4", "--compile=graph")
@@ -97,6 +98,25 @@ def test_changed_settings_stop_or_are_shown(run_of_eight, capsys, caplog):
     assert "0.002" in shown[1]
     assert "0.004" in shown[1]
     assert json.loads((run_of_eight / "result.json").read_text())["step"] == 10
+
+
+def test_other_data_under_the_same_settings_stop_or_are_shown(tmp_path, capsys, caplog):
+    """Another folder's images, as many and as large, stop with both fingerprints, or are shown."""
+    for seed, name in enumerate(("one", "other")):
+        data_files.write_mnist(tmp_path / name, seed=seed)
+
+    def train(folder, steps, *flags):
+        data = ("--dataset=mnist", f"--data_dir={tmp_path / folder}", "--batch_size=4")
+        return _train(tmp_path / "run", *data, f"--steps={steps}", *flags)
+
+    assert train("one", 2) == 0
+    capsys.readouterr()
+    assert train("other", 3) == 2
+    line = _error(capsys)
+    assert "fingerprint.image: saved '" in line
+    assert "--allow_change" in line
+    assert train("other", 3, "--allow_change") == 0
+    assert any("fingerprint.image: saved '" in message for message in caplog.messages)
 
 
 def test_harmless_settings_pass(run_of_eight, caplog):

@@ -285,7 +285,9 @@ def test_a_resume_with_another_seed_is_refused(tmp_path):
         first.train(until=2)
     with (
         _trainer(seed=6, directory=tmp_path) as second,
-        pytest.raises(RuntimeError, match=r"the settings differ from the saved run's .*seed"),
+        pytest.raises(
+            RuntimeError, match=r"the settings or the data differ from the saved run's .*seed"
+        ),
     ):
         second.train(until=4)
 
@@ -438,7 +440,7 @@ def test_a_refused_open_gives_the_lock_back(tmp_path):
         first.train(until=2)
     other = _trainer(seed=6, directory=tmp_path)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"the settings differ"):
+        with pytest.raises(RuntimeError, match=r"the settings or the data differ"):
             other.evaluate()
     with _trainer(directory=tmp_path) as second:
         assert second.evaluate()

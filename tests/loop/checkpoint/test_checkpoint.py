@@ -4,11 +4,13 @@ import hashlib
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from loop import checkpoint
+from loop.variables import named
 
 
 def make_state(seed: int) -> dict[str, tf.Variable]:
@@ -219,6 +221,29 @@ def test_orphans_are_cleaned_and_nothing_else(tmp_path: Path) -> None:
         path.name,
     ]
     assert (outside / "precious").read_text() == "kept"
+
+
+def test_names_that_keras_numbers_anew_are_said_to_be_that(tmp_path: Path) -> None:
+    """A cell run twice makes layers of other numbers: the line names the layers' names as the way.
+
+    Another model, whose names or shapes differ in more, is told to restore with its own.
+    """
+
+    def state(units: int = 3) -> dict[str, tf.Variable]:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+        optimizer = keras.optimizers.Adam(0.1)
+        optimizer.build(model.trainable_variables)
+        return named({"model": model, "optimizer": optimizer})
+
+    checkpoint.save(tmp_path, 3, state(), {})
+    with pytest.raises(
+        checkpoint.StateMismatchError,
+        match=r"numbers that Keras gives .*name the layers, or call keras.backend.clear_session",
+    ) as error:
+        checkpoint.restore_latest(tmp_path, state())
+    assert "\n" not in str(error.value)
+    with pytest.raises(checkpoint.StateMismatchError, match=r"optimizer that wrote it$"):
+        checkpoint.restore_latest(tmp_path, state(units=5))
 
 
 def test_start_in_a_used_directory(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """A warm start takes over what fits, and says what it did."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import loop
 from loop import checkpoint
 from loop.checkpoint.directory import checkpoint_name
 from loop.evaluation.warm_start import warm_start
@@ -42,6 +44,41 @@ def test_what_has_the_same_name_and_shape_is_set(tmp_path):
         "  1 of another shape or kind: 'net/dense/kernel' is float32[6, 4], there float32[5, 4]",
         "  1 left over in the checkpoint: net/old",
     ]
+
+
+def test_owners_are_taken_as_a_trainer_takes_them(tmp_path):
+    """A mapping of owners, a list of them or one owner has the names of a trainer's `state=`."""
+
+    def owners(kind, seed):
+        net = steps.Net(units=4, dtype=tf.float32, seed=seed)
+        optimizer = loop.optimizers.Adam(0.1)
+        optimizer.build(net.trainable_variables)
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, name="out")], name="m")
+        every = {
+            "mapping": {"net": net, "optimizer": optimizer, "inner": {"keras": [model]}},
+            "list": [net, model],
+            "one": net,
+        }
+        return net, every[kind]
+
+    for kind in ("mapping", "list", "one"):
+        run = tmp_path / kind
+        net, state = owners(kind, seed=1)
+        feed = loop.feeds.Arrays(steps.arrays(dtype=np.float32), batch_size=8)
+        step = loop.GradientStep(
+            steps.squared_errors(net), net.trainable_variables, loop.optimizers.SGD(0.1)
+        )
+        with loop.Trainer(
+            step=step, feed=feed, state=state, directory=run, compile="graph"
+        ) as trainer:
+            trainer.train(until=2)
+        fresh, state = owners(kind, seed=9)
+        report = warm_start(run, state)
+        assert (report.step, report.missing, report.different) == (2, [], [])
+        assert len(report.matched) >= len(named(net))
+        assert steps.same(steps.values(named(fresh)), steps.values(named(net)))
+    with pytest.raises(TypeError, match="cannot tell the variables of object"):
+        warm_start(tmp_path / "one", {"net": object()})
 
 
 def test_floats_are_cast_and_other_kinds_are_not(tmp_path):

@@ -32,7 +32,18 @@ def _example(x, y):
     ).SerializeToString()
 
 
-def _parse(serialized):
+def write_examples(directory, data, cuts):
+    """The examples of `data` in one file for each (low, high) of `cuts`."""
+    directory.mkdir(exist_ok=True)
+    examples = [_example(x, y) for x, y in zip(data["x"], data["y"], strict=True)]
+    return [
+        _write(directory / f"{number}.tfrecord", examples[low:high])
+        for number, (low, high) in enumerate(cuts)
+    ]
+
+
+def parse(serialized):
+    """The examples that `write_examples` wrote."""
     return tf.io.parse_example(
         serialized,
         {"x": tf.io.FixedLenFeature([5], tf.float32), "y": tf.io.FixedLenFeature([], tf.float32)},
@@ -42,17 +53,12 @@ def _parse(serialized):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """The 37 examples of `feed_runs.data` in three files of unequal size."""
-    directory, data = tmp_path_factory.mktemp("shards"), feed_runs.data()
-    examples = [_example(x, y) for x, y in zip(data["x"], data["y"], strict=True)]
     cuts = [(0, 20), (20, 21), (21, 37)]
-    return [
-        _write(directory / f"{number}.tfrecord", examples[low:high])
-        for number, (low, high) in enumerate(cuts)
-    ]
+    return write_examples(tmp_path_factory.mktemp("shards"), feed_runs.data(), cuts)
 
 
 def _feed(shards, **options):
-    return Records(shards, _parse, **{"batch_size": feed_runs.BATCH, "seed": 5, **options})
+    return Records(shards, parse, **{"batch_size": feed_runs.BATCH, "seed": 5, **options})
 
 
 def test_a_run_is_that_of_arrays(shards, tmp_path):
@@ -239,7 +245,7 @@ def test_files_that_are_no_records_are_refused(tmp_path, shards):
 
 def _failing_on(serialized, number):
     """Fails on the record of that number alone."""
-    y = _parse(serialized)["y"]
+    y = parse(serialized)["y"]
     is_it = y == feed_runs.data()["y"][number]
     return tf.where(is_it, 0, 1) // tf.reduce_min(tf.where(is_it, 0, 1))
 

@@ -1,0 +1,86 @@
+"""What a loss function returns, and a slice's share of its mean over the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from loop.step_context import StepContext
+from loop.user_code import called, found
+
+Batch = dict[str, tf.Tensor]
+LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]"]
+
+_LOSS_FN = "GradientStep: loss_fn"
+
+
+def loss_and_metrics(loss_fn: LossFunction, batch: Batch) -> tuple[Any, Mapping[str, Any]]:
+    """The loss and the metrics of a batch; {} where the function returns the loss alone.
+
+    Raises:
+      TypeError: on anything that is neither a loss nor (loss, metrics).
+    """
+    returned = called(_LOSS_FN, loss_fn, batch, takes="the batch")
+    loss: Any = returned
+    metrics: Any = {}
+    if isinstance(returned, tuple) and len(returned) == 2:
+        loss, metrics = returned
+    if loss is None or isinstance(loss, (tuple, Mapping)) or not isinstance(metrics, Mapping):
+        shown = found(returned)
+        if loss is not returned:
+            shown = f"({found(loss)}, {found(metrics)})"
+        raise TypeError(
+            f"{_LOSS_FN} expected to return a loss, one value an example or a scalar, or "
+            f'(loss, metrics), found {shown}; return loss, or loss, {{"accuracy": accuracy}}'
+        )
+    return loss, metrics
+
+
+def mean_share(value: Any, name: str, context: StepContext) -> tf.Tensor:
+    """This slice's share of the mean over the global batch: all slices' shares add up to it.
+
+    Args:
+      value: one an example, [B], or a scalar.
+      name: in messages.
+      context: of the step.
+
+    Returns:
+      A scalar, float32 or wider.
+
+    Raises:
+      TypeError: if it is no real number.
+      ValueError: on another shape.
+    """
+    size = context.positions.shape[0]
+    value = _number(value, name, size)
+    if not value.dtype.is_floating or value.dtype.size < 4:
+        value = tf.cast(value, tf.float32)
+    if value.shape.rank == 0:
+        count = size if context.mask is None else tf.math.count_nonzero(context.mask)
+        return value * tf.cast(count, value.dtype) / context.batch_size
+    if value.shape != (size,):
+        raise ValueError(
+            f"GradientStep: {name!r} has shape {value.shape}; expected one value an example, "
+            f"({size},), or a scalar"
+        )
+    if context.mask is not None:
+        value = tf.where(context.mask, value, tf.zeros([], value.dtype))
+    return tf.reduce_sum(value) / context.batch_size
+
+
+def _number(value: Any, name: str, size: int) -> tf.Tensor:
+    """The value as a tensor of real numbers."""
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError):
+        tensor = None
+    if tensor is None or not (
+        tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+    ):
+        raise TypeError(
+            f"{_LOSS_FN} expected {name!r} to be one real number an example, ({size},), or a "
+            f"scalar, found {found(value)}; return a tensor of numbers"
+        )
+    return tensor
