@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def mismatches(
     return lines
 
 
+def _same_without_numbers(
+    stored: Mapping[str, VariableEntry], wanted: Mapping[str, VariableEntry]
+) -> bool:
+    """Whether two states are the same but for numbers such as Keras's in `dense_1`."""
+
+    def entries(variables: Mapping[str, VariableEntry]) -> list[tuple[str, str]]:
+        return sorted((re.sub(r"_\d+(?=/|$)", "", n), str(entry)) for n, entry in variables.items())
+
+    return entries(stored) == entries(wanted)
+
+
 def _read(path: Path, state: Mapping[str, tf.Variable]) -> tuple[Manifest, dict[str, Array]]:
     """Everything a restore needs, checked; touches no variable."""
     manifest, problems = inspect(path)
@@ -67,10 +79,16 @@ def _read(path: Path, state: Mapping[str, tf.Variable]) -> tuple[Manifest, dict[
     lines = mismatches(manifest.variables, wanted)
     if lines:
         more = f"; and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+        renumbered = (
+            "; only numbers in names differ, which Keras counts up where a process builds a model "
+            "again: call keras.utils.clear_session() before, or name the layers"
+            if _same_without_numbers(manifest.variables, wanted)
+            else ""
+        )
         raise StateMismatchError(
             f"checkpoint {path} holds other variables than this state: "
-            f"{'; '.join(lines[:_LISTED])}{more}; restore it with the model and optimizer that "
-            "wrote it"
+            f"{'; '.join(lines[:_LISTED])}{more}{renumbered}; restore it with the model and "
+            "optimizer that wrote it"
         )
     return manifest, read_values(path, manifest)
 
