@@ -6,30 +6,28 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from loop import distribute
 from loop.actions.best import BestCheckpoints
 from loop.actions.every import Boundaries, Every, in_order
 from loop.actions.meter import Meter, Phase
-from loop.actions.monitor import read_evaluations
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
-from loop.compiled import autotune
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
-from loop.compiled.purity import Declared
+from loop.computation import Computation
 from loop.errors import NonFiniteError
-from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed, HasState, position
+from loop.evaluation.evaluation import Evaluation
+from loop.evaluation.run_evaluations import RunEvaluations
+from loop.feeds import Feed
 from loop.global_step import GlobalStep
-from loop.keras import adapter
-from loop.keras.step_hooks import KerasParts
 from loop.nonfinite import examination
 from loop.rows import Rows
 from loop.run.directory import RunDirectory
 from loop.run.prefetch import Call, prefetched_calls
-from loop.run.signals import StopSignals
-from loop.variables import named, require_scope, variable_of, with_brought
+from loop.run.shared_directory import SharedDirectory
+from loop.run.signals import StopSignals, held_back
 from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
@@ -55,13 +53,14 @@ class Trainer:
         and what a `GradientStep` trains, with its optimizer, need not be in it. A step that assigns
         anything else is refused before it runs.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
-      compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.autotune`).
+      compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.auto`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
-      evaluation: what `evaluate` runs.
+      evaluation: what `evaluate` runs: one, or several by name, whose results are then named
+        `name/metric`.
       evaluation_weights: what it runs on instead of the trained weights, a `WeightEMA`.
       evaluate_every: steps; 0 for only when asked.
-      checkpoint_every: steps; 0 for the end alone.
+      checkpoint_every: steps; 0 for only at the end.
       keep_best: which checkpoints to keep besides the newest.
       actions: what else to do at which boundaries.
       writers: given every call's rows.
@@ -71,8 +70,8 @@ class Trainer:
       scratch: variables that the step may assign and that no resume needs.
       stateful_random: whether the step may draw random numbers that do not follow from seed and
         step (`tf.random.normal`); a log line then says that its resume is not exact.
-      stop_signals: entered by the caller around `train`; the first signal ends training after the
-        current call, with a checkpoint.
+      stop_signals: entered by the caller around `train`, which then returns after a signal. None:
+        `train` answers SIGINT (Ctrl-C) and SIGTERM by itself, and raises when it has saved.
 
     Attributes:
       global_step: the counter; 0 until opened.
@@ -101,7 +100,7 @@ class Trainer:
         compile: Mode | Literal["auto"] = "auto",
         steps_per_call: int | None = None,
         replicas: distribute.Replicas | None = None,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluation | Mapping[str, Evaluation] | None = None,
         evaluation_weights: ShadowWeights | None = None,
         evaluate_every: int = 0,
         checkpoint_every: int = 0,
@@ -129,81 +128,46 @@ class Trainer:
         if steps_per_call is None:
             steps_per_call = int(getattr(feed, "steps_per_call", 64))
         self.steps_per_call = steps_per_call
-        self._set_computation(step, state, compile, scratch, stateful_random)
+        computation = Computation.of(
+            step,
+            feed,
+            state,
+            self.global_step,
+            self.replicas,
+            compile=compile,
+            steps_per_call=steps_per_call,
+            scratch=scratch,
+            stateful_random=stateful_random,
+        )
+        self.state = computation.state
+        self._choice, self._examiner = computation.choice, computation.examiner
         self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
         self._stall_seconds = stall_seconds
-        self._evaluation = evaluation
-        self._evaluation_weights = evaluation_weights
-        self._compiled_evaluation: CompiledEvaluation | None = None
+        self._evaluations = RunEvaluations(
+            evaluation, evaluation_weights, self.replicas, self.meter
+        )
+        self.evaluations = self._evaluations.results
         self._writers = list(writers)
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
-        self._directory = directory
+        if directory is not None:
+            paths = [getattr(writer, "path", None) for writer in writers]
+            directory.expect(path for path in paths if isinstance(path, Path))
+        self._directory = SharedDirectory(directory, self.replicas, self.meter)
         self._keep_best = keep_best
         if keep_best is not None:
             actions = [*actions, Every(keep_best.monitor.every, keep_best)]
         self._actions = in_order(evaluate_every, actions, checkpoint_every)
-        self._set_start()
-
-    def _set_computation(
-        self,
-        step: StepFunction,
-        state: Any,
-        compile: Mode | Literal["auto"],
-        scratch: Sequence[Any],
-        stateful_random: bool,
-    ) -> None:
-        """The state, and what runs or examines the step on it."""
-        # A step that has state of its own (a loss scale) must not be forgotten by its user.
-        own = {"step": step} if getattr(step, "state", None) else {}
-        owners = state if isinstance(state, Mapping) else {} if state is None else {"state": state}
-        known = named({**own, **owners, "global_step": self.global_step.variable})
-        self.state = with_brought(known, step)
-        require_scope(self.state, self.replicas.count)
-        adapter.make_global_seed_generator()
-        keras = KerasParts.of(owners)
-        keras.require_one_state(self.replicas.count)
-        declared = Declared(
-            self.state,
-            scratch=[variable_of(variable) for variable in scratch],
-            set_each_step=keras.set_each_step,
-            stateful_random=stateful_random,
-        )
-        self._choice = autotune.Choice(
-            lambda mode: CompiledLoop(
-                step,
-                self.feed,
-                mode=mode,
-                steps_per_call=self.steps_per_call,
-                global_step=self.global_step,
-                replicas=self.replicas,
-                hooks=keras.hooks,
-                assigned=keras.assigned,
-                declared=declared,
-            ),
-            compile,
-            state=self.state,
-            replicas=self.replicas,
-            measurable=not isinstance(self.feed, HasState),
-        )
-        self._examiner = examination.Examiner(
-            step, self.feed, self.state, self.replicas, hooks=keras.hooks
-        )
-
-    def _set_start(self) -> None:
-        """Where a run is before it is opened."""
         self.rows: Rows | None = None
-        self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.stop_reason: str | None = None
         self.stop_signal: int | None = None
+        self._signals: StopSignals | None = None
         self._ready = False
         self._closed = False
         self._chosen: CompiledLoop | None = None
         self._compiled = False
         self._streak = 0
-        self._saved_mode: Mode | None = None
-        self._saved_step: int | None = None
 
     @property
     def traces(self) -> int:
@@ -216,7 +180,7 @@ class Trainer:
         if self._chosen is not None:
             return self._chosen.mode
         self._opened()
-        return self._choice.before_training(self._saved_mode)
+        return self._choice.before_training(self._directory.saved_mode)
 
     def compiled_loop(self, *, steps: int | None = None) -> CompiledLoop:
         """The loop in its compile mode, which with "auto" the first call here chooses.
@@ -230,12 +194,12 @@ class Trainer:
         if self._chosen is None:
             self._opened()
             with self.meter.phase("compile"):
-                self._chosen = self._choice.loop(steps=steps, saved=self._saved_mode)
+                self._chosen = self._choice.loop(steps=steps, saved=self._directory.saved_mode)
             self._compiled = self._chosen.mode == "eager"
-            if self._directory is not None and self.replicas.is_chief:
-                self._directory.note_exactness("compile", self._chosen.mode)
+            self._directory.note_mode(self._chosen.mode)
         return self._chosen
 
+    @held_back()
     def open(self) -> Restored | None:
         """Locks the directory and restores its newest checkpoint.
 
@@ -250,18 +214,10 @@ class Trainer:
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
-        restored = None
-        with self.replicas.failing_together():
-            if self._directory is not None and self.replicas.is_chief:
-                restored = self._restored(self._directory)
-        if self._directory is not None:
-            self.replicas.broadcast_from_chief(self.state)
-            feed_state = restored.metadata.get("feed") if restored is not None else None
-            position.take_up(self.feed, int(self.global_step), feed_state, self.replicas)
-            # The chief alone has read the directory.
-            modes: tuple[Mode | None, ...] = (None, "xla", "graph", "eager")
-            place = modes.index(self._directory.saved_exactness.get("compile"))
-            self._saved_mode = modes[int(self.replicas.gather([place])[0, 0])]
+        restored = self._directory.open(self.state, self.feed, self.global_step)
+        self.evaluations[:] = self._directory.evaluations
+        if self._directory.step_lines is not None:
+            self._writers.append(self._directory.step_lines)
         self._ready = True
         return restored
 
@@ -271,27 +227,22 @@ class Trainer:
             self.open()
 
     def _refuse_if_closed(self) -> None:
-        if self._closed and self._directory is not None:
+        if self._closed and self._directory.path is not None:
             raise RuntimeError(
                 f"Trainer: closed, and {self._directory.path} given up; do it before `close` "
                 "(within the `with` block), or make another trainer to go on"
             )
 
-    def _restored(self, directory: RunDirectory) -> Restored | None:
-        exactness = {"replicas": self.replicas.count}
-        with self.meter.phase("checkpoint"):
-            restored = directory.open(self.state, exactness, seed=self.feed.seed)
-        assert directory.step_lines is not None
-        assert directory.evaluation_lines is not None
-        self._writers.append(directory.step_lines)
-        self.evaluations = read_evaluations(directory.evaluation_lines.path)
-        if restored is not None:
-            _log.info("resumed from %s at step %d", restored.path, restored.step)
-            self._saved_step = restored.step
-        return restored
-
     def train(self, *, until: int) -> None:
         """Trains until `until` steps are finished in all, then saves.
+
+        In the main thread the first SIGINT (Ctrl-C, a notebook's stop button) or SIGTERM on any
+        worker ends training after the call under way: its rows are written and the checkpoint is
+        on the disk. Then the handlers from before are in place, and the signal acts as it would
+        have: SIGINT raises KeyboardInterrupt, SIGTERM SystemExit(143), a handler of the caller's
+        own is called. A second signal ends the process at once; in a notebook or at a prompt a
+        second Ctrl-C raises KeyboardInterrupt at once. With `stop_signals=`, and in other threads,
+        no handler is set.
 
         Args:
           until: a global step; at or below the current one nothing is trained.
@@ -300,10 +251,15 @@ class Trainer:
           NonFiniteError: a step was not finite and the run was not to skip it.
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
+          KeyboardInterrupt, SystemExit: after a signal; `train` goes on from there.
         """
         self._refuse_if_closed()
+        self.stop_reason, self.stop_signal = None, None
+        with held_back(self._stop_signals) as self._signals:
+            self._train(until)
+
+    def _train(self, until: int) -> None:
         self._opened()
-        self.stop_reason = None
         step = int(self.global_step)
         if step < until:
             # First: an evaluation at the start is then compiled in the same mode.
@@ -311,6 +267,7 @@ class Trainer:
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
+        self._answer_signal()
         if step < until and self.stop_reason is None:
             step = self._calls(step, until)
         for every in self._actions:
@@ -318,7 +275,7 @@ class Trainer:
                 every.action(self)
         self.save()
         if self.stop_signal is not None:
-            self._saved_together()
+            self._directory.wait_together()
 
     def _calls(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
@@ -373,33 +330,32 @@ class Trainer:
         return int(self.replicas.gather([count])[:, 0].min())
 
     def _boundary(self, step: int) -> None:
-        if self._directory is not None:
-            self._directory.poll()
+        self._directory.poll()
         for every in self._actions:
             if every.is_due(step):
                 every.action(self)
-        received = self._stop_signals.received if self._stop_signals is not None else None
+        self._answer_signal()
+
+    def _answer_signal(self) -> None:
+        """Stops on every worker if one has noted a signal."""
+        signals = self._signals
+        received = signals.received if signals is not None else None
         highest = int(self.replicas.gather([received or 0])[:, 0].max())
-        if highest:
-            self.stop_signal = highest
-            self.stop(f"signal {highest}")
+        if not highest:
+            return
+        self.stop_signal = highest
+        self.stop(f"signal {highest}")
+        if signals is not None and received is None:
+            signals.received = highest  # So that `train` raises on every worker.
 
     def _raise_nonfinite(self, outcome: Outcome) -> None:
         """Saves the state before the step and a replay file, and says what is not finite."""
         failure = examination.Failure.of(int(self.global_step), self.feed, outcome)
         line = failure.message(self._examiner)
-        if self._directory is not None and self.replicas.is_chief:
-            with self.meter.phase("checkpoint"):
-                line += f"; {self._directory.save_replay(failure)}"
-        self._saved_together()
+        if replay := self._directory.save_replay(failure):
+            line += f"; {replay}"
+        self._directory.wait_together()
         raise NonFiniteError(line, failure.step)
-
-    def _saved_together(self) -> None:
-        """Waits on every worker until the chief has saved: the end of one would cut it short."""
-        if self.replicas.workers > 1:
-            if self._directory is not None and self.replicas.is_chief:
-                self._directory.wait()
-            self.replicas.gather([0])
 
     def examine(self) -> examination.Findings:
         """Computes the next step eagerly, operation by operation, and says what is not finite.
@@ -409,41 +365,35 @@ class Trainer:
         self._opened()
         return self._examiner.examine(int(self.global_step), trace=True)
 
-    def evaluate(self) -> dict[str, float]:
-        """Runs the evaluation on the current state: name -> mean over the examples.
+    def evaluate(self) -> dict[str, Any]:
+        """Runs the evaluations on the current state: name -> metric over the examples.
 
-        `evaluations` and the run's file have the same results of a step once.
+        `evaluations`, the run's file and the writers (see `loop.writers.lines.Writer`) have the
+        same results of a step once.
 
         Raises:
           ValueError: if the trainer was made without one.
           What `open` raises.
         """
-        if self._evaluation is None:
-            raise ValueError("Trainer: made without an evaluation; pass `evaluation=`")
+        self._evaluations.require()
         self._refuse_if_closed()
-        compiled, mode = self._compiled_evaluation, self.mode
-        # Training decides the mode: one that is chosen after an evaluation holds for the next.
-        if compiled is None or compiled.mode != mode:
-            with self.meter.phase("compile"):
-                compiled = self._evaluation.compiled(mode, self.replicas)
-                compiled.compile()
-                self._compiled_evaluation = compiled
-        with self.meter.phase("evaluate"), self.evaluated_weights():
-            results = compiled()
+        mode = self.mode  # Opens the run, which sets the step.
         step = int(self.global_step)
-        if self.evaluations[-1:] != [(step, results)]:  # A resume evaluates its first step again.
-            self.evaluations.append((step, results))
-            if self._directory is not None and self._directory.evaluation_lines is not None:
-                self._directory.evaluation_lines.write([{"step": step, **results}])
+        results = self._evaluations.run(mode)
+        with held_back():
+            if self._evaluations.record(step, results):
+                self._directory.write_evaluation(step, results)
+                for writer in self._writers:
+                    if hasattr(writer, "evaluated"):
+                        writer.evaluated(step, results)
         return results
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         """Inside it the weights are those to evaluate: `evaluation_weights`, or their own."""
         self._opened()
-        if self._evaluation_weights is None:
-            return contextlib.nullcontext()
-        return self._evaluation_weights.swapped(self.replicas)
+        return self._evaluations.weights()
 
+    @held_back()
     def save(self) -> None:
         """Saves a checkpoint of the current step, unless there is one; nothing without a directory.
 
@@ -453,18 +403,14 @@ class Trainer:
         """
         self._refuse_if_closed()
         self._opened()
-        step = int(self.global_step)
-        if self._directory is None or not self.replicas.is_chief or step == self._saved_step:
-            return
         best = () if self._keep_best is None else self._keep_best.steps(self.evaluations)
-        with self.meter.phase("checkpoint"):
-            self._directory.save(step, position.state_of(self.feed, step), pinned=best)
-        self._saved_step = step
+        self._directory.save(int(self.global_step), self.feed, best)
 
     def stop(self, reason: str) -> None:
         """Ends `train` after the current call; for actions. The next `train` starts afresh."""
         self.stop_reason = reason
 
+    @held_back()
     def close(self) -> None:
         """Waits for the last save, closes files and gives the directory up; once more is nothing.
 
@@ -472,9 +418,7 @@ class Trainer:
           CheckpointError: the last save failed.
         """
         self._closed = True
-        if self._directory is not None:
-            with self.meter.phase("checkpoint"):
-                self._directory.close()
+        self._directory.close()
 
     def __enter__(self) -> Trainer:
         return self

@@ -143,7 +143,7 @@ def load(
       data_dir: the folder of the files, or one with a subfolder `name`; not for digits.
         Fashion-MNIST without it is taken from Debian's package dataset-fashion-mnist.
       fetch_missing: whether to fetch missing files into the subfolder `name` of `data_dir`, and
-        read from there alone.
+        read only from there.
       report: takes a line about each file fetched; None to say nothing.
 
     Returns:

@@ -98,7 +98,7 @@ def _run_on(
         trainer = _trainer(settings, made, total_steps, directory, signals, progress, curves)
         try:
             with (
-                progress,  # Ends with training: results and errors stand below the bar.
+                progress,  # Ends with training: results and errors are shown below the bar.
                 contextlib.closing(curves) if curves else contextlib.nullcontext(),
                 trainer,
             ):
@@ -113,8 +113,6 @@ def _run_on(
                         (directory / FLAGS_FILE).write_text(text, encoding="utf-8")
                 trainer.train(until=total_steps)
                 evaluation = _last_evaluation(trainer)
-                if curves is not None:
-                    curves.evaluated(trainer)
                 if replicas.is_chief:
                     result.hand_over(settings, made, trainer, data)
             if replicas.is_chief:
@@ -148,7 +146,7 @@ def _start_from(settings: Settings, made: Parts, trainer: loop.Trainer) -> None:
 
 def _last_evaluation(trainer: loop.Trainer) -> dict[str, Any]:
     """The evaluation of the step at which training ended: the one made there, or one made now."""
-    # What a process that has trained nothing knows is on file, and known to the chief alone.
+    # What a process that has trained nothing knows is on file, and only the chief knows it.
     if trainer.rows is not None and trainer.evaluations:
         step, results = trainer.evaluations[-1]
         if step == int(trainer.global_step):
@@ -221,8 +219,6 @@ def _trainer(
     actions = [*made.actions]
     if made.replicas.is_chief:
         actions.append(loop.Every(settings.log_every, progress, at_end=True))
-    if curves is not None and settings.eval_every:
-        actions.append(loop.Every(settings.eval_every, curves.evaluated))
     if settings.profile is not None:
         traced = _profiled_steps(settings.profile, total_steps)
         actions.append(Profile(*traced, directory / PROFILE_FOLDER))

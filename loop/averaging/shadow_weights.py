@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from loop.distribute import Replicas
 from loop.handles import read, write
+from loop.run.signals import held_back
 from loop.variables import State, name_of, variable_of
 
 
@@ -95,11 +96,16 @@ class ShadowWeights(abc.ABC):
         """
         if self._exchange is None:
             self._exchange = tf.function(lambda: replicas.run(self._exchanged), autograph=False)
-        self._exchange()
+        exchanged = False
         try:
+            with held_back():  # An interrupt just after it would leave the shadows in place.
+                self._exchange()
+                exchanged = True
             yield
         finally:
-            self._exchange()
+            if exchanged:
+                with held_back():
+                    self._exchange()
 
     def _exchanged(self) -> None:
         for variable, shadow in self._pairs:

@@ -1,7 +1,7 @@
 """Checkpoints: a run's explicit state, written durably, verified, restored strictly.
 
 One directory a checkpoint, found by listing. See `directory.py` for the names, `manifest.py` for
-what stands in each, `saving.py` for the order of writing.
+what is in each, `saving.py` for the order of writing.
 """
 
 from loop.checkpoint.asynchronous import AsynchronousSaver, Pause

@@ -12,6 +12,7 @@ follows a symbolic link or touches a name that is not in this list.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import operator
 import os
 import re
@@ -74,7 +75,7 @@ def temporary_name(kind: str, name: str) -> str:
 
 
 def scan(directory: str | os.PathLike[str]) -> list[Checkpoint]:
-    """The checkpoints in a directory by step, oldest first, by their names alone.
+    """The checkpoints in a directory by step, oldest first, by their names only.
 
     Returns:
       Possibly damaged ones too (`verify` tells); nothing for a directory that does not exist.
@@ -153,7 +154,12 @@ def check_writable(directory: str | os.PathLike[str]) -> None:
 
 
 def unknown_entries(directory: str | os.PathLike[str], known: Collection[str] = ()) -> list[str]:
-    """What in a directory is neither ours (by name) nor one of the `known` names, sorted."""
+    """What in a directory is neither ours (by name) nor one of `known`, sorted.
+
+    Args:
+      directory: the run's.
+      known: names, or patterns as the shell's: `events.*`.
+    """
     root = absolute(directory)
     names = os.listdir(root) if root.exists() else []
     ours: Iterable[str] = (
@@ -161,7 +167,8 @@ def unknown_entries(directory: str | os.PathLike[str], known: Collection[str] = 
         for n in names
         if step_of(n) is not None or _ORPHAN.fullmatch(n) or _SET_ASIDE.fullmatch(n)
     )
-    return sorted(set(names) - set(ours) - set(known))
+    others = set(names) - set(ours)
+    return sorted(n for n in others if not any(fnmatch.fnmatchcase(n, one) for one in known))
 
 
 def damaged_entries(directory: str | os.PathLike[str]) -> list[str]:

@@ -56,7 +56,7 @@ def save(
 
     The files are written under a temporary name, read back and compared, forced to the disk, and
     renamed; then the directory is forced to the disk. A step is never written twice: if a sound
-    checkpoint of this step with the same state is there, it stands, with its own metadata, and its
+    checkpoint of this step with the same state is there, it is kept, with its own metadata, and its
     path is returned; a damaged one of this step is set aside first.
 
     Args:

@@ -202,7 +202,7 @@ class CompiledLoop:
         """
         if self.mode == "eager":
             raise ValueError("compile: eager mode has no graph to list the operations of")
-        chunk = self.prepare(0, 0)
+        chunk = self.prepare(self.first_step(), 0)
         graph = self._concrete(self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
@@ -217,7 +217,7 @@ class CompiledLoop:
         return concrete
 
     def _check_eager(self, arguments: tuple[Any, ...]) -> None:
-        """Checks a step that runs operation by operation in a trace made for this alone."""
+        """Checks a step that runs operation by operation in a trace made only for this."""
         if self._declared is None:
             return
         try:
@@ -238,7 +238,7 @@ class CompiledLoop:
 
     def signature(self) -> list[str]:
         """The dtypes and shapes of what a call reads: one kind of step told from another."""
-        inputs = (self._resident, self.prepare(0, 0), self._positions)
+        inputs = (self._resident, self.prepare(self.first_step(), 0), self._positions)
         local = [self._replicas.first(one) for one in inputs]
         return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
 

@@ -64,10 +64,10 @@ def graph_region(function: Callable[..., Any]) -> Callable[..., Any]:
         if "MaxPoolGrad" not in kinds or target.current().device != "cpu":
             return traced(*arguments)
 
-        def alone(*arguments: Any) -> Any:
+        def region(*arguments: Any) -> Any:
             return traced(*arguments)
 
         apart = {"_noinline": True}
-        return tf.function(alone, autograph=False, experimental_attributes=apart)(*arguments)
+        return tf.function(region, autograph=False, experimental_attributes=apart)(*arguments)
 
     return called

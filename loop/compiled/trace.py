@@ -191,7 +191,7 @@ class _Reader:
                 places.update(dict.fromkeys(first + place for place in called.written))
             return list(places)
         found.operations[node.op] = None
-        # A collective takes a resource for its order among the others alone.
+        # A collective takes a resource only for its order among the others.
         if node.op.startswith("Collective"):
             return []
         if node.op in _READS or node.op in _PASSES or node.op in ("Placeholder", "_Arg"):

@@ -2,8 +2,8 @@
 
 A step function that reports no `finite` has written its new values before anybody looked at them.
 What it wrote is read from its part of the trace; where a scalar of its row or one of the new values
-is not finite, the values from before the step are assigned again. The row alone would not do: in
-graph mode a fused operation may give a finite loss and gradients that are NaN.
+is not finite, the values from before the step are assigned again. To check only the row would not
+do: in graph mode a fused operation may give a finite loss and gradients that are NaN.
 
 The price is a copy of what the step writes in graph mode, and a select after the update under XLA:
 1.2 to 1.4 times the step (docs/measurements/finite_check.md). A step that checks its gradients by

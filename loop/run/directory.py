@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from loop.nonfinite import replay_file
 from loop.nonfinite.examination import Failure
 from loop.run import lock
 from loop.variables import State
+from loop.writers import tensorboard
 from loop.writers.lines import JsonLines
 
 _log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
-_OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS)
+_OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS, f"{tensorboard.PREFIX}*")
 
 
 class ConfigurationChangedError(RuntimeError):
@@ -37,7 +38,8 @@ class RunDirectory:
       configuration: the settings that make it this run, JSON values. Harmless ones (how often to
         log) do not belong here.
       keep: newest checkpoints kept; None keeps all.
-      known: names of the caller's own files that may be there before the first checkpoint.
+      known: names of the caller's own files that may be there before the first checkpoint, or
+        patterns as the shell's.
       allow_change: resume with another configuration, after saying what differs.
       fresh: start at step 0 where the directory holds no valid checkpoint.
       rebuild: JSON values that a replay file carries, from which its reader makes the run's parts.
@@ -75,6 +77,13 @@ class RunDirectory:
         self._rebuild = dict(rebuild or {})
         self._lock = lock.RunLock(path)
         self._saver = AsynchronousSaver(path, keep=keep)
+
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Adds files in it that may be there before the first checkpoint: what writers write."""
+        root = self.path.absolute()
+        for path in paths:
+            if path.absolute().is_relative_to(root):
+                self._known.append(path.absolute().relative_to(root).parts[0])
 
     def open(self, state: State, exactness: Mapping[str, Any], *, seed: int) -> Restored | None:
         """Locks the directory, restores the newest sound checkpoint and opens the files of lines.

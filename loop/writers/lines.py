@@ -8,12 +8,16 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from loop.rows import Rows
 
 Writer = Callable[[Rows], None]
-"""Any callable that takes `Rows`; iterate over it for one dict a step."""
+"""Any callable that takes `Rows`; iterate over it for one dict a step.
+
+A writer with a method `evaluated(step, results)` is given the results of every evaluation too: the
+finished steps, and name -> number, or lists of numbers of a metric that is an array.
+"""
 
 
 class JsonLines:
@@ -22,16 +26,22 @@ class JsonLines:
     Args:
       path: the file, appended to. Lines of steps after `step` are cut off: a run that was killed
         after its last checkpoint wrote them, and will write them again.
-      step: finished steps of the run so far.
+      step: finished steps of the run so far; None for those before the first line that is written,
+        until which the file is left alone.
 
     Raises:
       OSError: as the file system does.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, step: int | None = None) -> None:
         self.path = Path(path)
+        self._file: TextIO | None = None
+        if step is not None:
+            self._file = self._opened(step)
+
+    def _opened(self, step: int) -> TextIO:
         _cut(self.path, lambda line: _step_of_json(line) <= step)
-        self._file = self.path.open("a", encoding="utf-8")
+        return self.path.open("a", encoding="utf-8")
 
     def __call__(self, rows: Rows) -> None:
         """Appends and flushes the rows."""
@@ -39,7 +49,12 @@ class JsonLines:
 
     def write(self, records: Iterable[dict[str, Any]]) -> None:
         """Appends and flushes any records with a "step"."""
+        records = list(records)
         lines = [json.dumps({k: _finite(v) for k, v in record.items()}) for record in records]
+        if not lines:
+            return
+        if self._file is None:
+            self._file = self._opened(int(records[0]["step"]) - 1)
         try:
             self._file.write("".join(f"{line}\n" for line in lines))
             self._file.flush()
@@ -48,7 +63,8 @@ class JsonLines:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class Csv:
@@ -56,39 +72,47 @@ class Csv:
 
     Args:
       path: the file; lines of steps after `step` are cut off, as by `JsonLines`.
-      step: finished steps of the run so far.
+      step: see `JsonLines`.
 
     Raises:
       OSError: as the file system does.
       ValueError: when called with other columns than the file's header has.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, step: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, step: int | None = None) -> None:
         self.path = Path(path)
-        _cut(self.path, lambda line: _step_of_csv(line) <= step)
         self._header: list[str] | None = None
+        self._file: TextIO | None = None
+        if step is not None:
+            self._file = self._opened(step)
+
+    def _opened(self, step: int) -> TextIO:
+        _cut(self.path, lambda line: _step_of_csv(line) <= step)
         if self.path.exists() and self.path.stat().st_size:
             with self.path.open(encoding="utf-8", newline="") as file:
                 self._header = next(csv.reader(file))
-        self._file = self.path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file)
+        return self.path.open("a", encoding="utf-8", newline="")
 
     def __call__(self, rows: Rows) -> None:
         """Appends and flushes the rows."""
+        if self._file is None:
+            self._file = self._opened(rows.first_step)
         header = ["step", *rows.columns]
+        lines = csv.writer(self._file)
         if self._header is None:
             self._header = header
-            self._writer.writerow(header)
+            lines.writerow(header)
         if header != self._header:
             raise ValueError(
                 f"{self.path}: the header has {self._header}, the step reports {header}"
             )
-        self._writer.writerows([row[name] for name in header] for row in rows)
+        lines.writerows([row[name] for name in header] for row in rows)
         self._file.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _finite(value: Any) -> Any:

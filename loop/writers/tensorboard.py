@@ -19,6 +19,9 @@ import tensorflow as tf
 
 from loop.rows import Rows
 
+PREFIX = "events.out.tfevents."
+"""How the name of an event file starts, for TensorBoard to find it."""
+
 _VERSION = "brain.Event:2"
 _IMAGES = 16
 _BINS = 64
@@ -27,11 +30,12 @@ _BINS = 64
 class TensorBoard:
     """Writes what `tensorboard --logdir` shows.
 
-    As a writer it is given every call's rows. Images and histograms are written on request, by an
-    action:
+    As a writer it is given every call's rows and every evaluation's results. Images and histograms
+    are written on request, by an action:
 
-        board = TensorBoard("runs/a", step=0)
+        board = TensorBoard("runs/a/tensorboard")
         trainer = loop.Trainer(
+            directory="runs/a",
             writers=[board],
             actions=[loop.Every(1000, lambda t: board.histograms(t.state, int(t.global_step)))],
             ...
@@ -57,34 +61,47 @@ class TensorBoard:
                 self._run.finish()
 
     Args:
-      directory: of the run; made if absent. Each writer makes a file of its own there.
+      directory: for the files; made if absent. It may be the run's directory, or in it. Each writer
+        makes a file of its own there.
       step: finished steps of the run so far. What a killed run wrote of later steps is written
-        again, and the file tells TensorBoard to drop it.
+        again, and the file tells TensorBoard to drop it. None for the step of the first rows or
+        evaluation that the writer is given.
+
+    Attributes:
+      path: the file; it is made when something is written.
 
     Raises:
       OSError: as the file system does.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, step: int = 0) -> None:
-        Path(directory).mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory: str | os.PathLike[str], *, step: int | None = None) -> None:
         # TensorBoard reads a directory's files in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        name = f"{PREFIX}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.path = Path(directory) / name
-        self._file = tf.io.TFRecordWriter(str(self.path))
-        self._write(tf.compat.v1.Event(file_version=_VERSION))
-        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        self._write(tf.compat.v1.Event(step=step + 1, session_log=start))
-        self._file.flush()
+        self._step = step
+        self._started = False
+        self._open: Any = None
 
     def __call__(self, rows: Rows) -> None:
         """Writes the scalars of every step."""
+        self._start(rows.first_step)
         for row in rows:
             step = int(row.pop("step"))
             self._write_scalars(row, step)
         self._file.flush()
 
+    def evaluated(self, step: int, results: Mapping[str, Any]) -> None:
+        """Writes an evaluation's results; one that is no number, such as a matrix, is no curve.
+
+        A name without a group, such as `loss`, is written as `evaluation/loss`: the steps' rows may
+        have one of that name.
+        """
+        self._start(step)
+        numbers = {n: v for n, v in results.items() if isinstance(v, (int, float))}
+        self.scalars({n if "/" in n else f"evaluation/{n}": v for n, v in numbers.items()}, step)
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes numbers of one step, such as an evaluation's results."""
+        """Writes numbers of one step."""
         self._write_scalars(values, step)
         self._file.flush()
 
@@ -145,7 +162,27 @@ class TensorBoard:
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._open is not None:
+            self._open.close()
+
+    @property
+    def _file(self) -> Any:
+        """The file, made at the first use."""
+        if self._open is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open = tf.io.TFRecordWriter(str(self.path))
+            self._write(tf.compat.v1.Event(file_version=_VERSION))
+            if self._step is not None:
+                self._start(self._step)
+        return self._open
+
+    def _start(self, step: int) -> None:
+        """Tells TensorBoard, once, to drop what it has read of the steps after `step`."""
+        if not self._started:
+            self._started = True
+            start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+            step = step if self._step is None else self._step
+            self._write(tf.compat.v1.Event(step=step + 1, session_log=start))
 
     def _write_scalars(self, values: Mapping[str, float], step: int) -> None:
         self._write_summary(

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 import loop
 from loop import optimizers
-from loop.compiled import autotune
+from loop.compiled import auto
 from loop.feeds import Arrays
+from loop.run.directory import RunDirectory
 from tests.loop import steps
 
 _UNTIL = 40
@@ -358,23 +359,23 @@ def test_evaluations_known_and_written_without_train(tmp_path):
 def test_evaluation_does_not_choose_the_mode_of_training(directory, tmp_path, monkeypatch):
     """What asks before training has the graph; training then chooses for all its steps."""
     asked = []
-    choose = autotune.Choice.loop
+    choose = auto.Choice.loop
 
     def chosen(choice, *, steps, **_):
         asked.append(steps)
         return choose(choice, steps=steps, saved="xla")  # As if it had been measured fastest.
 
-    monkeypatch.setattr(autotune.Choice, "loop", chosen)
+    monkeypatch.setattr(auto.Choice, "loop", chosen)
     actions = [loop.Every(10**6, lambda t: t.evaluate(), at_start=True)]
     trainer = _trainer(compile="auto", directory=tmp_path if directory else None, actions=actions)
     with trainer:
         before = trainer.evaluate()
         trainer.save()
         trainer.train(until=0)
-        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("graph", "graph")
+        assert (trainer.mode, trainer._evaluations.compiled[""].mode) == ("graph", "graph")
         assert asked == []
         trainer.train(until=2)  # Its evaluation at the start is already in its own mode.
-        assert (trainer.mode, trainer._compiled_evaluation.mode) == ("xla", "xla")
+        assert (trainer.mode, trainer._evaluations.compiled[""].mode) == ("xla", "xla")
     assert asked == [2]
     assert trainer.evaluations[0] == (0, before)
     if directory:
@@ -391,8 +392,8 @@ def test_a_loop_asked_for_without_a_length_is_measured(monkeypatch):
         lengths.append(steps)
         return graph
 
-    monkeypatch.setattr(autotune.Choice, "_measured", measured)
-    monkeypatch.setattr(autotune, "_read", lambda _: {})
+    monkeypatch.setattr(auto.Choice, "_measured", measured)
+    monkeypatch.setattr(auto, "_read", lambda _: {})
     _trainer(compile="auto").compiled_loop()
     assert lengths == [sys.maxsize]
 
@@ -462,10 +463,11 @@ def test_closing_leaves_no_file_open(tmp_path):
     """After the with block nothing is left for the garbage collector to warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with _trainer(directory=tmp_path) as trainer:
+        directory = RunDirectory(tmp_path)
+        with _trainer(directory=directory) as trainer:
             trainer.train(until=1)
-    assert trainer._directory.step_lines._file.closed
-    assert trainer._directory.evaluation_lines._file.closed
+    assert directory.step_lines._file.closed
+    assert directory.evaluation_lines._file.closed
 
 
 def test_bad_arguments_are_refused_at_construction():

@@ -13,7 +13,7 @@ from experiments.benchmark.contenders import base, keras_models
 
 
 class _Clock(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
-    """Times training alone, without the making of fit's iterator and callbacks."""
+    """Times only training, without the making of fit's iterator and callbacks."""
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
         self.started = time.perf_counter()

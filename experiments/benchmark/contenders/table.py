@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 # First losses further apart than this mean that two contenders do not compute the same thing; it
 # leaves room for float32 sums in another order.
 LOSS_TOLERANCE = 2e-3
-# optax and PyTorch add Adam's epsilon to the corrected root. That alone moves their third loss on
+# optax and PyTorch add Adam's epsilon to the corrected root. This moves their third loss on
 # `mlp` by 5e-3 from TensorFlow's (PyTorch with TensorFlow's epsilon at step 1,
 # 1e-7 / sqrt(1 - beta2), has TensorFlow's loss).
 EPSILON_TOLERANCE = 8e-3

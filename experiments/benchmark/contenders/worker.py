@@ -41,7 +41,7 @@ DISTRIBUTIONS = (
 def peak_rss_bytes() -> int:
     """The largest resident set of this process so far.
 
-    Linux's `ru_maxrss` starts at the parent's size at fork; VmHWM belongs to this program alone.
+    Linux's `ru_maxrss` starts at the parent's size at fork; VmHWM belongs to this program only.
     """
     peak = machine.first_field("/proc/self/status", "VmHWM")
     if peak is not None:

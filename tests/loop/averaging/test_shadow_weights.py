@@ -135,7 +135,7 @@ def test_evaluation_is_on_the_average_and_leaves_the_weights(mode):
         steps.put_back(trainer.state, before)
         np.testing.assert_allclose(found, losses["average"], rtol=1e-9)
         assert abs(losses["own"] - losses["average"]) > 1e-4 * losses["own"]
-    assert trainer._compiled_evaluation.traces == 1
+    assert trainer._evaluations.compiled[""].traces == 1
     assert trainer.traces == 1
 
 

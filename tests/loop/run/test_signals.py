@@ -1,6 +1,7 @@
 """Stop signals: the first is noted, the second ends the process at once, also in compiled code."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -159,3 +160,51 @@ def test_a_second_signal_gives_the_terminal_back():
     assert bar.startswith("step 0/40")
     assert line == "second stop signal (SIGTERM): exiting at once"
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
+def test_a_forked_child_does_not_count_as_a_second_signal():
+    """Ctrl-C goes to the whole group: the child's C handler must not write into our pipe."""
+    script = (
+        "import os, signal, time\n"
+        "from loop.run.signals import StopSignals\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.setpgrp()\n"
+        "with StopSignals() as stop:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        try: os.write(1, b'here\\n'); time.sleep(60)\n"
+        "        except KeyboardInterrupt: os._exit(7)\n"
+        "    time.sleep(0.5)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "    print(stop.received)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "here\n7\n2\n"), done.stderr
+
+
+def test_another_signal_reaches_the_wakeup_descriptor_from_before():
+    """An event loop that waits for SIGCHLD or SIGUSR1 gets it while stop signals are noted."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+    before = signal.set_wakeup_fd(writer)
+    try:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert select.select([reader], [], [], 30)[0]
+            assert os.read(reader, 1) == bytes([signal.SIGUSR1])
+        assert signal.set_wakeup_fd(writer) == writer
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGUSR1, handler)
+        os.close(reader)
+        os.close(writer)

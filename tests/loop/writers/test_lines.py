@@ -81,3 +81,20 @@ def test_csv_refuses_other_columns(tmp_path):
         _write(Csv(path), _rows(0, [[1, 2]]), _rows(1, [[1, 2]], ("loss", "accuracy")))
     with pytest.raises(ValueError, match="the header has"):
         _write(Csv(path, step=1), _rows(1, [[1, 2]], ("lr", "loss")))
+
+
+@pytest.mark.parametrize(("make", "name"), [(Csv, "rows.csv"), (JsonLines, "rows.jsonl")])
+def test_without_a_step_the_first_rows_are_where_the_run_is(make, name, tmp_path):
+    """A resume loses no line of before, and until it writes the file is as it was."""
+    path, whole = tmp_path / "cut" / name, tmp_path / name
+    path.parent.mkdir()
+    values = np.random.default_rng(2).normal(2, 1, [9, 2])
+    _write(make(whole), _rows(0, values))
+    _write(make(path), _rows(0, values[:7]))
+    before = path.read_bytes()
+    resumed = make(path)
+    assert path.read_bytes() == before
+    _write(resumed, _rows(4, values[4:6]), _rows(6, values[6:]))
+    assert path.read_bytes() == whole.read_bytes()
+    make(path).close()
+    assert path.read_bytes() == whole.read_bytes()

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
+import loop
 from loop.rows import Rows
 from loop.writers.tensorboard import TensorBoard
 
@@ -107,3 +108,64 @@ def test_what_is_no_batch_of_images_is_refused(tmp_path, shape):
     """One line that tells the shape."""
     with pytest.raises(ValueError, match=r"'x' has shape .*, expected images \[B, H, W, C\]"):
         TensorBoard(tmp_path).images("x", np.zeros(shape, np.float32), 0)
+
+
+def test_a_trainers_own_steps_are_the_start(tmp_path):
+    """Without `step=` a resume drops what a killed run wrote of later steps, and nothing else."""
+    killed = TensorBoard(tmp_path)
+    killed.images("first batch", np.zeros([1, 4, 4, 1]), 0)
+    killed(_rows(0, [[float(step), 0] for step in range(1, 5)]))
+    killed.evaluated(2, {"loss": 20.0, "matrix": [[1, 2]], "hard/loss": 7.0})
+    killed.evaluated(4, {"loss": 40.0})
+    resumed = TensorBoard(tmp_path)
+    assert not resumed.path.exists()
+    resumed.images("first batch", np.ones([1, 4, 4, 1]), 0)
+    resumed(_rows(2, [[30.0, 0]]))
+    resumed(_rows(3, [[31.0, 0]]))
+    killed.close()
+    resumed.close()
+    read = _read(tmp_path)
+    assert _scalars(read, "loss") == {1: 1.0, 2: 2.0, 3: 30.0, 4: 31.0}
+    assert _scalars(read, "evaluation/loss") == {2: 20.0}
+    assert _scalars(read, "hard/loss") == {2: 7.0}
+    assert "evaluation/matrix" not in read.Tags()["scalars"]
+    assert [event.step for event in read.Images("first batch/0")] == [0, 0]
+
+
+@pytest.mark.parametrize("folder", ["", "tensorboard"])
+def test_it_may_lie_inside_the_runs_directory(folder, tmp_path):
+    """Also where a run was killed before its first checkpoint, and the files are all there is."""
+
+    def trainer(board):
+        weight = tf.Variable(1.0, name="weight")
+
+        def step(batch):
+            weight.assign_add(tf.reduce_mean(batch["x"]))
+            return {"weight": weight}
+
+        return loop.Trainer(
+            step=step,
+            feed=loop.feeds.Arrays({"x": np.ones([8], np.float32)}, batch_size=2),
+            state=weight,
+            directory=tmp_path / "run",
+            compile="graph",
+            writers=[board],
+        )
+
+    killed = trainer(TensorBoard(tmp_path / "run" / folder))
+    assert not (tmp_path / "run").exists()
+
+    def kill(_rows):
+        raise InterruptedError
+
+    killed._writers.append(kill)
+    with pytest.raises(InterruptedError):
+        killed.train(until=2)
+    killed.close()
+    with trainer(TensorBoard(tmp_path / "run" / folder)) as again:
+        again.train(until=3)
+    curve = _scalars(_read(tmp_path / "run" / folder), "weight")
+    assert curve == {1: 2.0, 2: 3.0, 3: 4.0}
+    with trainer(TensorBoard(tmp_path / "run" / folder)) as resumed:
+        resumed.train(until=5)
+    assert list(_scalars(_read(tmp_path / "run" / folder), "weight")) == [1, 2, 3, 4, 5]
