@@ -40,7 +40,8 @@ class GradientStep:
     """One update of `variables` by the gradient of a loss.
 
     The order of an update: gradients, sum over the replicas (the mean over the *global* batch), one
-    global finite check, clip, optimizer; then the statistics that layers recorded. Where loss or
+    global finite check, clip, what layers recorded or assigned (see `loop.statistics`), optimizer.
+    A layer of Keras's assigns once a micro-batch. Where loss or
     gradient norm is not finite, or a sparse gradient has a row that its variable lacks (an id out
     of range, for which XLA raises nothing), nothing changes on any replica. What the optimizer
     freezes has no part in it: its gradient is not computed, so not reduced, checked, clipped or in

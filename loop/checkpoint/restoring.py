@@ -71,7 +71,7 @@ def _mend(stored: Mapping[str, VariableEntry], wanted: Mapping[str, VariableEntr
         return (
             "they differ in the numbers that Keras gives to layers without a name, which a second "
             "model of a process has other than the first: name the layers, or call "
-            "keras.backend.clear_session() before the model is made"
+            "keras.utils.clear_session() before the model is made"
         )
     return "restore it with the model and optimizer that wrote it"
 

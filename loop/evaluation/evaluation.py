@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kernels import target
-from loop.compiled import uncompilable
+from loop.compiled import fusion, uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
 from loop.distribute import Replicas
@@ -19,6 +21,8 @@ from loop.feeds.evaluating import ResidentEvaluation, StreamedEvaluation
 from loop.metrics import Mean, Metric, State
 from loop.user_code import called_for_values, without_inner_frames
 
+_log = logging.getLogger(__name__)
+
 EvaluationFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
 _States = dict[str, State]
@@ -26,6 +30,9 @@ _States = dict[str, State]
 
 class Evaluation:
     """Metrics over a whole data set.
+
+    A NaN is one in every compile mode: graph mode runs without the fusions that hide it. A result
+    that is not finite is said in the log.
 
     A partial batch is padded and masked: one trace, and each example counts once. A feed whose
     examples are on the device is evaluated in one call; one that streams, `batches_per_call`
@@ -96,6 +103,7 @@ class CompiledEvaluation:
             self._whole = self._placed(chunks)
         self._specs: Any = {}
         whole = mode == "xla" and replicas.count == 1
+        self._unfused = mode == "graph" and fusion.hides_nan()
         self._call: Callable[..., _States] = (
             self._states
             if mode == "eager"
@@ -120,11 +128,16 @@ class CompiledEvaluation:
                 total = self._merged(total, found) if total else found
         if self._metrics is None or not total:
             raise ValueError("Evaluation: expected at least one example, found none")
-        return {name: _plain(self._metrics[name].compute(state)) for name, state in total.items()}
+        computed = {name: self._metrics[name].compute(state) for name, state in total.items()}
+        broken = [name for name, value in computed.items() if not _is_finite(value)]
+        if broken:
+            _log.warning("evaluation: %s not finite", ", ".join(map(repr, broken)))
+        return {name: _plain(value) for name, value in computed.items()}
 
     def _run(self, chunk: Any, batches: int) -> Any:
         """The metrics' states over a chunk's first batches, on the host."""
-        with self._replicas.naming_a_lost_worker(), uncompilable.in_one_line():
+        whole = fusion.unfused() if self._unfused else contextlib.nullcontext()
+        with self._replicas.naming_a_lost_worker(), uncompilable.in_one_line(), whole:
             states = without_inner_frames(self._call, self._resident, chunk, tf.constant(batches))
             return tf.nest.map_structure(lambda tensor: tensor.numpy(), states)
 
@@ -218,6 +231,11 @@ def _unpacked(packed: tf.Tensor, specs: Any) -> _States:
     ]
     states: _States = tf.nest.pack_sequence_as(specs, shaped)
     return states
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number of a metric is finite."""
+    return all(np.isfinite(np.asarray(part)).all() for part in tf.nest.flatten(value))
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +12,15 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kernels import target
-from loop.compiled import uncompilable
+from loop.compiled import fusion, uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation
 from loop.user_code import called_for_values, without_inner_frames
+
+_log = logging.getLogger(__name__)
 
 PredictionFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -26,6 +30,8 @@ _BATCHES_PER_CHUNK = 16
 
 class Prediction:
     """What a function gives for every example of a feed, in the feed's order.
+
+    A NaN is one in every compile mode, as in an `Evaluation`; how many examples have one is logged.
 
     A partial batch is padded to keep one trace, and the padding is cut off again. The outputs go to
     the host batch by batch, so only they have to fit into its memory. On the averaged weights:
@@ -59,6 +65,7 @@ class Prediction:
         self._mode = mode
         self._replicas = replicas
         self._resident = replicas.per_replica(lambda _: dict(feed.resident()))
+        self._unfused = mode == "graph" and fusion.hides_nan()
         whole = mode == "xla" and replicas.count == 1
         self._call: Callable[..., Any] = (
             self._outputs
@@ -78,14 +85,26 @@ class Prediction:
             masks = [chunk["mask"] for chunk in chunks]
             for row in range(len(masks[0])):
                 if any(mask[row].any() for mask in masks):
-                    with uncompilable.in_one_line():
+                    whole = fusion.unfused() if self._unfused else contextlib.nullcontext()
+                    with uncompilable.in_one_line(), whole:
                         outputs = without_inner_frames(
                             self._call, self._resident, placed, tf.constant(row)
                         )
                     parts.append(self._in_order(outputs, [mask[row] for mask in masks]))
         if not parts:
             raise ValueError("Prediction: expected at least one example, found none")
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for name, output in whole.items():
+            if output.dtype.kind in "fc":
+                broken = ~np.isfinite(output).reshape(len(output), -1).all(1)
+                if broken.any():
+                    _log.warning(
+                        "prediction: %r of %d of %d examples is not finite",
+                        name,
+                        broken.sum(),
+                        len(output),
+                    )
+        return whole
 
     def _chunks(self) -> Iterator[Sequence[Chunk]]:
         """One chunk a replica, until every example was in one."""

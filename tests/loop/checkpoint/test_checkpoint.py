@@ -238,7 +238,7 @@ def test_names_that_keras_numbers_anew_are_said_to_be_that(tmp_path: Path) -> No
     checkpoint.save(tmp_path, 3, state(), {})
     with pytest.raises(
         checkpoint.StateMismatchError,
-        match=r"numbers that Keras gives .*name the layers, or call keras.backend.clear_session",
+        match=r"numbers that Keras gives .*name the layers, or call keras.utils.clear_session",
     ) as error:
         checkpoint.restore_latest(tmp_path, state())
     assert "\n" not in str(error.value)

@@ -175,3 +175,28 @@ def test_a_step_that_is_not_finite_leaves_whatever_the_forward_pass_assigns(mode
     after = steps.values(trainer.state)
     changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]
     assert changed == ["global_step"]
+
+
+def test_a_model_built_again_names_what_resets_kerass_numbers(tmp_path):
+    """A second `dense` of a process is `dense_1`: the refusal names the call that starts afresh."""
+
+    def trained(**names):
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, **names)])
+        step = loop.GradientStep(
+            lambda batch: (model(batch["x"])[:, 0] - batch["y"]) ** 2,
+            model.trainable_variables,
+            adapter.KerasOptimizer(keras.optimizers.SGD(0.01)),
+        )
+        feed = Arrays(steps.arrays(dtype=np.float32), batch_size=8)
+        with loop.Trainer(step=step, feed=feed, state=model, directory=tmp_path) as trainer:
+            trainer.train(until=int(trainer.global_step) + 1)
+
+    keras.utils.clear_session()
+    trained()
+    with pytest.raises(loop.checkpoint.StateMismatchError, match=r"call keras.utils.clear_session"):
+        trained()
+    with pytest.raises(loop.checkpoint.StateMismatchError) as raised:
+        trained(name="other")
+    assert "clear_session" not in str(raised.value)
+    keras.utils.clear_session()
+    trained()
