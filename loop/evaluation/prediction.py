@@ -12,6 +12,7 @@ import tensorflow as tf
 from kernels import target
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
+from loop.compiled.traced import traced_method, weak_method
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation
@@ -59,9 +60,9 @@ class Prediction:
         self._resident = replicas.per_replica(lambda _: dict(feed.resident()))
         whole = mode == "xla" and replicas.count == 1
         self._call: Callable[..., Any] = (
-            self._outputs
+            weak_method(self._outputs)
             if mode == "eager"
-            else tf.function(self._outputs, jit_compile=whole or None, autograph=False)
+            else traced_method(self._outputs, jit_compile=whole or None)
         )
 
     def __call__(self) -> Outputs:
