@@ -48,7 +48,7 @@ from loop.writers.tensorboard import TensorBoard
 
 # The names that these had in version 0.1.
 keras_adapter = keras
-autotune = compiled.autotune
+autotune = compiled.auto
 cluster = distribute.cluster
 
 __all__ = [

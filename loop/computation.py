@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from loop.compiled import autotune
+from loop.compiled import auto
 from loop.compiled.compiled_loop import CompiledLoop, Mode, StepFunction
 from loop.compiled.purity import Declared
 from loop.distribute import Replicas
@@ -29,7 +29,7 @@ class Computation:
     """
 
     state: State
-    choice: autotune.Choice
+    choice: auto.Choice
     examiner: Examiner
 
     @classmethod
@@ -61,13 +61,14 @@ class Computation:
         require_scope(complete, replicas.count)
         adapter.make_global_seed_generator()
         keras = KerasParts.of(owners)
+        keras.require_one_state(replicas.count)
         declared = Declared(
             complete,
             scratch=[variable_of(variable) for variable in scratch],
             set_each_step=keras.set_each_step,
             stateful_random=stateful_random,
         )
-        choice = autotune.Choice(
+        choice = auto.Choice(
             lambda mode: CompiledLoop(
                 step,
                 feed,

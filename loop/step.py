@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from kernels import clipping, target
-from loop import handles, step_context
+from loop import statistics, step_context
 from loop.averaging.shadow_weights import ShadowWeights
+from loop.compiled.undo import Before
 from loop.gradients import reduce_sum, rows_exist
 from loop.optimizers import Optimizer
 from loop.precision.loss_scale import LossScale, unscaled
@@ -144,14 +145,30 @@ class GradientStep:
         """Runs the update on this replica's slice of the batch; see the class."""
         context = step_context.current("GradientStep")
         scale = None if self.loss_scale is None else self.loss_scale.read()
+        before = Before.of(context.state)
         sums, recorded = self._accumulated(batch, context, scale)
+        state = self._assignable(context, recorded)
+        averages, kept = statistics.assigned_since(before, state, context) if state else ([], [])
+        recorded = [*recorded, *averages]
+        values, weights = statistics.weighted(averages)
+        sums = sums._replace(values=[*sums.values, *values], weights=[*sums.weights, *weights])
         sums = _reduced(sums)
 
         def update(sums: _Sums, scale: tf.Tensor | None) -> dict[str, tf.Tensor]:
-            return self._update(sums, recorded, context, scale)
+            return self._update(sums, recorded, kept, context, scale)
 
         row: dict[str, tf.Tensor] = context.region(update)(sums, scale)
         return row
+
+    def _assignable(self, context: StepContext, recorded: list[MovingAverage]) -> State:
+        """The state, if any of it could be assigned by the forward pass; else {}.
+
+        What this step itself updates is not: without more than that, no trace has to be read.
+        """
+        own = [*self.variables, *self.optimizer.state.values(), *self.state.values()]
+        known = {id(v) for v in [*own, *(average.variable for average in recorded)]}
+        others = any(id(variable) not in known for variable in context.state.values())
+        return dict(context.state) if others else {}
 
     def gradients(self, batch: Batch) -> tuple[tf.Tensor, dict[str, Any]]:
         """The loss of this replica's slice, and its gradient by variable that is not frozen.
@@ -183,6 +200,7 @@ class GradientStep:
         self,
         sums: _Sums,
         recorded: list[MovingAverage],
+        kept: list[statistics.Assigned],
         context: StepContext,
         scale: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
@@ -197,13 +215,17 @@ class GradientStep:
         # scale would correct it.
         sound = tf.math.is_finite(sums.loss) & rows_exist(sums.gradients, self._trained)
         finite = sound & tf.math.is_finite(clipped.norm)
+        # Before the optimizer, which goes on from what a layer assigned (SpectralNormalization
+        # its kernel).
+        for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
+            statistics.commit(average, value, weight, finite)
+        for assigned in kept:
+            assigned.keep_if(finite)
         given = iter(clipped.gradients)
         every = [next(given) if trained else None for trained in self._is_trained]
         self.optimizer.apply(every, global_step=context.global_step, finite=finite)
         for shadows in self.after_update:
             shadows.apply(finite)
-        for average, value, weight in zip(recorded, sums.values, sums.weights, strict=True):
-            _commit(average, value, weight, finite)
         row = {
             "loss": sums.loss,
             "learning_rate": self.optimizer.learning_rate_at(context.global_step),
@@ -316,8 +338,7 @@ class GradientStep:
                 name: tf.cast(_mean_share(value, name, context), loss.dtype)
                 for name, value in metrics.items()
             },
-            [average.value * tf.cast(average.weight, average.value.dtype) for average in averages],
-            [tf.cast(average.weight, average.value.dtype) for average in averages],
+            *statistics.weighted(averages),
         )
 
 
@@ -366,11 +387,3 @@ def _reduced(sums: _Sums) -> _Sums:
         [next(taken) for _ in sums.values],
         [next(taken) for _ in sums.weights],
     )
-
-
-def _commit(average: MovingAverage, value: tf.Tensor, weight: tf.Tensor, finite: tf.Tensor) -> None:
-    old = handles.read(average.variable)
-    mean = value / tf.maximum(weight, tf.ones([], weight.dtype))
-    share = tf.where(finite & (weight > 0), tf.constant(1 - average.momentum, old.dtype), 0)
-    change = tf.math.multiply_no_nan(tf.cast(mean, old.dtype) - old, share)
-    handles.write(average.variable, old + change)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -55,6 +55,8 @@ class StepContext:
         replicas, whose collectives stay outside) or should not be (see `loop.compiled.regions`);
         elsewhere the function as it is.
       moving_averages: what BatchNorm and similar layers recorded; committed after the finite check.
+      state: name -> variable, what the run saves, without the counter of steps; {} where nothing
+        that the step assigns has to be decided on.
     """
 
     seed: tf.Tensor
@@ -67,6 +69,7 @@ class StepContext:
     region: Callable[[Callable[..., Any]], Callable[..., Any]] = _plain
     moving_averages: list[MovingAverage] = dataclasses.field(default_factory=list)
     collectives: int = 0
+    state: Mapping[str, tf.Variable] = dataclasses.field(default_factory=dict)
 
     def sum_over_replicas(self, values: list[tf.Tensor]) -> list[tf.Tensor]:
         """Sums tensors over the replicas, counting the collective; with one, as they are."""

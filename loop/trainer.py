@@ -53,7 +53,7 @@ class Trainer:
         and what a `GradientStep` trains, with its optimizer, need not be in it. A step that assigns
         anything else is refused before it runs.
       directory: for checkpoints and `metrics.jsonl`: a path, a `RunDirectory`, or None for none.
-      compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.autotune`).
+      compile: "xla", "graph", "eager" or "auto" (see `loop.compiled.auto`).
       steps_per_call: the most steps a call runs; None for the feed's own number (256 for arrays).
       replicas: where the steps run; model and optimizer must be made within its `scope()`.
       evaluation: what `evaluate` runs: one, or several by name, whose results are then named
@@ -214,7 +214,7 @@ class Trainer:
         self._refuse_if_closed()
         if self._ready:
             raise RuntimeError("Trainer: already open")
-        restored = self._directory.open(self.state, self.feed)
+        restored = self._directory.open(self.state, self.feed, self.global_step)
         self.evaluations[:] = self._directory.evaluations
         if self._directory.step_lines is not None:
             self._writers.append(self._directory.step_lines)

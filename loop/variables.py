@@ -98,15 +98,26 @@ def with_brought(state: State, step: Any) -> State:
 
 
 def require_scope(state: State, replicas: int) -> None:
-    """Refuses variables that were made outside the scope of the replicas.
+    """Refuses variables that several replicas cannot hold as one value.
 
-    Such a variable has one copy, which each replica would read and write.
+    One that was made outside their scope has one copy, which each would read and write. One that
+    is synchronised when it is read (a Keras metric's) has another value on each, as have the rows
+    that a stateful recurrent layer keeps; a checkpoint holds one value.
 
     Raises:
       ValueError: names them.
     """
     if replicas == 1:
         return
+    on_read = tf.VariableSynchronization.ON_READ
+    parts = [n for n, v in state.items() if v.synchronization == on_read]
+    if parts:
+        raise ValueError(
+            f"Trainer: {listed(parts)} {'has' if len(parts) == 1 else 'have'} another value on "
+            f"each of the {replicas} replicas (synchronization ON_READ, as Keras's metrics), "
+            "expected one value that a checkpoint can hold; return the metric from the step or use "
+            "it in an Evaluation, or, where no resume needs it, give its variables to `scratch=`"
+        )
     outside = [n for n, v in state.items() if not isinstance(v, tf.distribute.DistributedValues)]
     if outside:
         raise ValueError(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from kernels import target
-from loop import step_context
+from loop import statistics, step_context
 from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
 from loop.compiled.traced import traced_method, weak_method
@@ -25,9 +25,10 @@ from loop.compiled.undo import Before
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
 from loop.global_step import GlobalStep
+from loop.gradients import reduce_sum
 from loop.rows import CAPACITY, Rows, packed
-from loop.step_context import StepContext
-from loop.variables import State
+from loop.step_context import MovingAverage, StepContext
+from loop.variables import State, listed, name_of
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class CompiledLoop:
       replicas: where the steps run.
       hooks: called with the context at the start of each step, traced (Keras's seeds).
       assigned: variables of the state that the forward pass itself assigns (statistics of Keras's
-        layers); where a step reports that it was not finite they are put back.
+        layers). Of a step that is no `GradientStep`, which decides on them by itself, they are put
+        back where it reports that it was not finite, and on several replicas averaged.
       declared: what a step may write and draw: its trace is checked against it, and what a step
         that is not finite wrote of it is put back. None for neither.
 
@@ -114,9 +116,10 @@ class CompiledLoop:
         self._state: State = {} if declared is None else declared.state
         ids = {id(variable) for variable in assigned}
         self._assigned = [name for name, v in self._state.items() if id(v) in ids]
-        # What may have to be put back: no more than that, if the step always reports `finite`.
-        reports = getattr(step, "reports_finite", False)
-        self._undone = {n: self._state[n] for n in self._assigned} if reports else self._state
+        # A step that always reports `finite` puts back by itself what the forward pass assigned.
+        self._reports_finite = getattr(step, "reports_finite", False)
+        counter = global_step.variable
+        self._steps_state = {n: v for n, v in self._state.items() if v is not counter}
         accumulate = getattr(step, "accumulate", 1)
         self._layouts = {
             replica: layout(
@@ -200,7 +203,7 @@ class CompiledLoop:
         """
         if self.mode == "eager":
             raise ValueError("compile: eager mode has no graph to list the operations of")
-        chunk = self.prepare(0, 0)
+        chunk = self.prepare(self.first_step(), 0)
         graph = self._concrete(self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
@@ -236,7 +239,7 @@ class CompiledLoop:
 
     def signature(self) -> list[str]:
         """The dtypes and shapes of what a call reads: one kind of step told from another."""
-        inputs = (self._resident, self.prepare(0, 0), self._positions)
+        inputs = (self._resident, self.prepare(self.first_step(), 0), self._positions)
         local = [self._replicas.first(one) for one in inputs]
         return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
 
@@ -340,6 +343,7 @@ class CompiledLoop:
             batch_size=self._feed.batch_size,
             replicas=replicas.count,
             all_reduce_sum=replicas.all_reduce_sum if replicas.count > 1 else None,
+            state=self._steps_state,
         )
         if self.compiles_by_a_step:
             context.region = xla_region
@@ -351,17 +355,22 @@ class CompiledLoop:
                 hook(context)
             # In a region too: augmentation has another form under XLA, as on one replica.
             batch = context.region(self._feed.batch)(resident, chunk, row)
-            before = Before.of(self._undone)
+            before = Before.of({} if self._reports_finite else self._state)
             with _counted_regions(context) as regions:
                 scalars = dict(self._step(batch))
             self._columns, values = packed(scalars)
+            moved = self._statistics(before, context)
             overflow = tf.constant(False)
             if "finite" in scalars:
                 finite = tf.cast(scalars["finite"], tf.bool)
                 overflow = tf.cast(scalars.get("overflow", overflow), tf.bool)
-                before.put_back(self._assigned, finite)
+                if not self._reports_finite:
+                    before.put_back(self._assigned, finite)
             else:
-                finite = before.put_back_unless_finite(values, self._on_every_replica)
+                means = [value for _, value, _ in moved]
+                finite = before.put_back_unless_finite([values, *means], self._on_every_replica)
+            for average, value, weight in moved:
+                statistics.commit(average, value, weight, finite)
         if self.compiles_by_a_step and not regions:
             raise ValueError(
                 "compile=xla: on several replicas XLA compiles the regions of a step between its "
@@ -370,12 +379,43 @@ class CompiledLoop:
             )
         return values, finite, overflow
 
+    def _statistics(
+        self, before: Before, context: StepContext
+    ) -> list[tuple[MovingAverage, tf.Tensor, tf.Tensor]]:
+        """What a step function left to be decided on: its statistics, with their sums and weights.
+
+        A `GradientStep` leaves none. Any other leaves what layers of ours recorded, and on several
+        replicas what Keras's assigned.
+
+        Raises:
+          ValueError: if a layer recorded inside a function, loop or branch of its own, out of which
+            the value does not come.
+        """
+        averages = list(context.moving_averages)
+        inside = [name_of(a.variable) for a in averages if not _is_here(a.value)]
+        if inside:
+            raise ValueError(
+                f"Trainer: {listed(inside)} was recorded inside a region, loop or branch of the "
+                "step, expected outside, where its value can be committed; call the layer in the "
+                "step itself, or use a GradientStep"
+            )
+        if self._replicas.count > 1 and self._assigned and not self._reports_finite:
+            own = {name: self._state[name] for name in self._assigned}
+            averages += statistics.assigned_since(before.only(own), own, context)[0]
+        sums = reduce_sum([part for parts in statistics.weighted(averages) for part in parts])
+        return list(zip(averages, sums[: len(averages)], sums[len(averages) :], strict=True))
+
     def _on_every_replica(self, flag: tf.Tensor) -> tf.Tensor:
         """Whether a bool scalar is true on all replicas."""
         if self._replicas.count == 1:
             return flag
         false = tf.cast(tf.logical_not(flag), tf.float32)
         return tf.equal(self._replicas.all_reduce_sum([false])[0], 0.0)
+
+
+def _is_here(tensor: tf.Tensor) -> bool:
+    """Whether a tensor belongs to what is being traced."""
+    return tf.executing_eagerly() or tensor.graph is tf.compat.v1.get_default_graph()
 
 
 @contextlib.contextmanager

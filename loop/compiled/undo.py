@@ -13,14 +13,13 @@ The price is a copy of what the step writes in graph mode, and a select after th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
 from kernels import target
 from loop.compiled import trace
 from loop.handles import read_handle, write_handle
-from loop.variables import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Before:
     operations: int
 
     @classmethod
-    def of(cls, state: State) -> Before:
+    def of(cls, state: Mapping[str, tf.Variable]) -> Before:
         """Reads the state; to be called before the step."""
         handles = {name: variable.handle for name, variable in state.items()}
         values = {
@@ -52,6 +51,15 @@ class Before:
         graph = tf.compat.v1.get_default_graph()
         return cls(handles, values, graph, len(graph.get_operations()))
 
+    def only(self, names: Iterable[str]) -> Before:
+        """Some of the variables."""
+        names = list(names)
+        return dataclasses.replace(
+            self,
+            handles={name: self.handles[name] for name in names},
+            values={name: self.values[name] for name in names},
+        )
+
     def put_back(self, names: Iterable[str], finite: tf.Tensor) -> None:
         """Restores variables that the step wrote, where `finite` is False."""
         for name in names:
@@ -60,23 +68,19 @@ class Before:
             write_handle(self.handles[name], tf.where(finite, new, old))
 
     def put_back_unless_finite(
-        self, row: tf.Tensor, agreed: Callable[[tf.Tensor], tf.Tensor]
+        self, reported: Iterable[tf.Tensor], agreed: Callable[[tf.Tensor], tf.Tensor]
     ) -> tf.Tensor:
         """Restores what the step wrote where it is not finite; to be called after the step.
 
         Args:
-          row: what the step reported, float.
+          reported: what is to be finite besides, the step's row and its statistics.
           agreed: this replica's bool scalar -> whether it is true on every replica.
 
         Returns:
           Whether the step was finite on every replica, a bool scalar.
         """
-        written = self._written()
-        new = {
-            name: read_handle(self.handles[name], old.dtype, old.shape)
-            for name, old in written.items()
-        }
-        checked = [row, *new.values()]
+        written = self.written()
+        checked = [*reported, *(new for _, new in written.values())]
         finite = agreed(
             tf.reduce_all(
                 [
@@ -93,18 +97,25 @@ class Before:
 
         if target.current().compiler == "xla":
             # A select is fused into the update; a branch would copy every variable.
-            assign({name: tf.where(finite, new[name], old) for name, old in written.items()})
+            assign({name: tf.where(finite, new, old) for name, (old, new) in written.items()})
         elif written:
-            tf.cond(finite, lambda: None, lambda: assign(written))
+            before = {name: old for name, (old, _) in written.items()}
+            tf.cond(finite, lambda: None, lambda: assign(before))
         return finite
 
-    def _written(self) -> dict[str, tf.Tensor]:
-        """The old values of what the step wrote; in eager mode, where nothing tells, of all."""
-        if self.graph is None:
-            return self.values
-        inputs = trace.written_since(self.graph, self.operations)
-        return {
-            name: value
-            for name, value in self.values.items()
-            if value.op.inputs[0].op.name in inputs
+    def written(self) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """What was written since: name -> its value before and now, on this replica.
+
+        The trace tells it; in eager mode, which has none, a value that differs.
+        """
+        old = self.values
+        if self.graph is not None:
+            inputs = trace.written_since(self.graph, self.operations) if old else set()
+            old = {n: value for n, value in old.items() if value.op.inputs[0].op.name in inputs}
+        both = {
+            name: (value, read_handle(self.handles[name], value.dtype, value.shape))
+            for name, value in old.items()
         }
+        if self.graph is not None:
+            return both
+        return {name: (o, n) for name, (o, n) in both.items() if not tf.reduce_all(o == n)}

@@ -69,7 +69,7 @@ class BatchStream:
         with self._lock:
             batches = self._batches(first_step, count)
             if self._spec is None:
-                self._batches(first_step, 1)  # Only for the shapes; the next call seeks back.
+                self._batches(first_step, 1)  # Only for the shapes.
             assert self._spec is not None
             return stacked(batches, self._spec, capacity, layout)
 
@@ -79,17 +79,23 @@ class BatchStream:
             yield self._checked(batch, step, partial=True)
 
     def _batches(self, first_step: int, count: int) -> list[HostBatch]:
-        """The global batches; those of the last call again for the other replicas."""
-        if self._held is not None and self._held[0] == first_step and len(self._held[1]) == count:
-            return self._held[1]
+        """The global batches.
+
+        Those from `first_step` on that were read before are given again: to the other replicas, and
+        to the first calls after a measurement.
+        """
+        start, held = self._held or (first_step, [])
         self._held = None
-        if self.position != first_step:
-            self._source = self._seek(first_step)
-        self.position = None
-        read = [self._read(step) for step in range(first_step, first_step + count)]
-        self.position = first_step + count
-        self._held = first_step, read
-        return read
+        held = held[first_step - start :] if start <= first_step <= start + len(held) else []
+        if count > len(held):
+            following = first_step + len(held)
+            if self.position != following:
+                self._source = self._seek(following)
+            self.position = None
+            held = held + [self._read(step) for step in range(following, first_step + count)]
+            self.position = first_step + count
+        self._held = first_step, held
+        return held[:count]
 
     def _read(self, step: int) -> HostBatch:
         try:

@@ -18,6 +18,11 @@ from loop import handles, schedules
 from loop.keras import version
 
 
+def is_imported() -> bool:
+    """Whether there is a Keras in this process that a step could use."""
+    return "keras" in sys.modules
+
+
 def is_variable(value: Any) -> bool:
     """Whether `value` is a Keras variable (never true before Keras was imported)."""
     keras = sys.modules.get("keras")
@@ -64,7 +69,7 @@ def make_global_seed_generator() -> None:
 
     Made inside a trace it would be a variable of that trace, which XLA refuses without its name.
     """
-    if "keras" in sys.modules:
+    if is_imported():
         from keras.src.random.seed_generator import global_seed_generator
 
         global_seed_generator()
@@ -81,8 +86,35 @@ def _seed_generators(layer: Any) -> Iterator[Any]:
         yield from _seed_generators(inner)
 
 
-def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tensor) -> None:
-    """Sets each generator's state from (seed, global step), so that a resume repeats its draws.
+def refuse_unseeded_draws(error: Exception) -> None:
+    """From now on `keras.random` without a seed raises `error` in this thread.
+
+    Keras's global generator is one a thread. A replica is traced in a thread of its own, where a
+    draw would make a new generator inside the trace, and TensorFlow's error does not name it.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+
+    # Keras would otherwise put lines of its own around the message.
+    error._keras_call_info_injected = True  # type: ignore[attr-defined]
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, _RefusingGenerator(error))
+
+
+class _RefusingGenerator:
+    """In place of Keras's global seed generator."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def next(self, **_: bool) -> Any:
+        """Raises."""
+        raise self._error
+
+
+def seed_from_step(
+    generators: list[Any], seed: tf.Tensor, global_step: tf.Tensor, position: tf.Tensor
+) -> None:
+    """Sets each generator's state from (seed, global step, position): a resume repeats its draws.
 
     `tf.train.Checkpoint` loses this state, and a state that is advanced by use could not tell step
     100 of a resumed run from step 100 of an uninterrupted one. To be called inside a step.
@@ -91,11 +123,13 @@ def seed_from_step(generators: list[Any], seed: tf.Tensor, global_step: tf.Tenso
       generators: from `seed_generators`; its place in the list distinguishes each.
       seed: int64 scalar.
       global_step: int64 scalar.
+      position: int32 scalar, the first example's in the global batch, by which replicas draw other
+        numbers. Keras draws a whole batch's together, so they depend on the number of replicas.
     """
     for place, generator in enumerate(generators):
         variable = generator.state.value
         drawn = random.bits(
-            seed, f"keras.SeedGenerator/{place}", global_step, tf.constant([0]), (2,)
+            seed, f"keras.SeedGenerator/{place}", global_step, position[tf.newaxis], (2,)
         )
         # Keras's states are int64 on TensorFlow and uint32 elsewhere; a word fits both.
         handles.write(variable, tf.cast(drawn[0], variable.dtype))

@@ -18,12 +18,13 @@ class KerasMetric(Additive):
     quotients and functions of such sums. Keras sums in float32 unless the metric is made with
     `dtype="float64"`.
 
-        metrics={"auc": KerasMetric(keras.metrics.AUC(), "label", "score")}
+        metrics={"auc": KerasMetric(keras.metrics.AUC(), "label", "score", "weight")}
 
     Args:
       metric: the metric, with no state that is not zero when reset.
-      arguments: names of the values that `update_state` is given, in its order: the labels, then
-        the predictions.
+      arguments: names of the values that `update_state` is given, in its order: the labels, the
+        predictions, and the sample weights if there are any, [B] or of the predictions' rank as
+        Keras takes them.
 
     Attributes:
       is_built: whether the metric's variables are there; from the first batch traced on.
@@ -31,7 +32,8 @@ class KerasMetric(Additive):
     Raises:
       TypeError: if it is no Keras metric, or its `update_state` takes no `sample_weight`, which
         masks the padding.
-      ValueError: on no arguments; when traced, if its reset state is not zero and so does not add.
+      ValueError: on no arguments, or more than `update_state` takes; when traced, if its reset
+        state is not zero and so does not add.
     """
 
     def __init__(self, metric: Any, *arguments: str) -> None:
@@ -43,13 +45,21 @@ class KerasMetric(Additive):
         if not arguments:
             raise ValueError("KerasMetric: expected the names of update_state's arguments")
         code = type(metric).update_state.__code__
-        if "sample_weight" not in code.co_varnames[: code.co_argcount]:
+        takes = code.co_varnames[1 : code.co_argcount]
+        if "sample_weight" not in takes:
             raise TypeError(
                 f"KerasMetric: {type(metric).__name__}.update_state expected to take "
                 "sample_weight, by which padding is left out"
             )
+        if len(arguments) > len(takes):
+            raise ValueError(
+                f"KerasMetric: {type(metric).__name__}.update_state takes {', '.join(takes)}; "
+                f"found {len(arguments)} names of values, {', '.join(map(repr, arguments))}"
+            )
         self.metric = metric
-        self.arguments: Sequence[str] = arguments
+        given = dict(zip(takes, arguments, strict=False))
+        self._weight = given.pop("sample_weight", None)
+        self.arguments: Sequence[str] = tuple(given.values())
         self.is_built = False
 
     def empty(self) -> State:
@@ -64,8 +74,14 @@ class KerasMetric(Additive):
         given = [value_of(values, name, "KerasMetric", mask) for name in self.arguments]
         if not self.is_built:
             self._build(given)
+        weight = tf.cast(mask, self.metric.dtype)
+        if self._weight is not None:
+            own = value_of(values, self._weight, "KerasMetric", mask)
+            kept = tf.reshape(mask, [-1] + [1] * (own.shape.rank - 1))
+            # No product: 0 times a padding's NaN is NaN.
+            weight = tf.where(kept, tf.cast(own, weight.dtype), tf.zeros([], weight.dtype))
         state = self.metric.stateless_update_state(
-            list(self.empty().values()), *given, sample_weight=tf.cast(mask, self.metric.dtype)
+            list(self.empty().values()), *given, sample_weight=weight
         )
         return {str(number): tf.convert_to_tensor(value) for number, value in enumerate(state)}
 

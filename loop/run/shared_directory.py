@@ -12,6 +12,7 @@ from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import Mode
 from loop.distribute import Replicas
 from loop.feeds import Feed, position
+from loop.global_step import GlobalStep
 from loop.nonfinite.examination import Failure
 from loop.run.directory import RunDirectory
 from loop.variables import State
@@ -59,12 +60,13 @@ class SharedDirectory:
     def _of_chief(self) -> RunDirectory | None:
         return self._directory if self._replicas.is_chief else None
 
-    def open(self, state: State, feed: Feed) -> Restored | None:
+    def open(self, state: State, feed: Feed, global_step: GlobalStep) -> Restored | None:
         """Locks the directory and gives every worker the state of its newest checkpoint.
 
         Args:
-          state: name -> variable, with `global_step`.
+          state: name -> variable.
           feed: set to the restored step.
+          global_step: the state's.
 
         Returns:
           What was restored; None but on the chief.
@@ -80,7 +82,7 @@ class SharedDirectory:
         if self._directory is not None:
             self._replicas.broadcast_from_chief(state)
             feed_state = restored.metadata.get("feed") if restored is not None else None
-            position.take_up(feed, int(state["global_step"]), feed_state, self._replicas)
+            position.take_up(feed, int(global_step), feed_state, self._replicas)
             # Only the chief has read the directory.
             place = _MODES.index(self._directory.saved_exactness.get("compile"))
             self.saved_mode = _MODES[int(self._replicas.gather([place])[0, 0])]

@@ -202,3 +202,41 @@ def test_the_outer_gradient_goes_through_the_inner_step(runs):
     np.testing.assert_allclose([row["loss"] for row in rows], losses, rtol=1e-6)
     np.testing.assert_allclose(state["weight"], weight, rtol=1e-6)
     np.testing.assert_allclose(state["rate"], rate, rtol=1e-6)
+
+
+def _normed(*, in_region):
+    """A step without an optimizer: a batch norm of the inputs."""
+    norm = layers.BatchNorm(5, name="norm", momentum=0.8, dtype=tf.float64)
+
+    def mean(x):
+        return tf.reduce_mean(norm(x, training=True) ** 2)
+
+    def step(batch):
+        region = step_context.current("normed").region
+        return {"mean": region(mean)(batch["x"]) if in_region else mean(batch["x"])}
+
+    return step, {"norm": norm}
+
+
+@pytest.mark.parametrize("mode", _MODES)
+def test_what_a_layer_records_is_committed(mode):
+    """The moving statistics of a batch norm move in a step of one's own; a NaN leaves them."""
+    data = steps.arrays(size=16)
+    data["x"][12, 3] = np.nan
+    step, state = _normed(in_region=False)
+    feed = Arrays(data, batch_size=_BATCH, shuffle=False)
+    trainer = loop.Trainer(step=step, feed=feed, state=state, compile=mode, on_nonfinite="skip")
+    trainer.train(until=2)
+    x = data["x"][:_BATCH]
+    norm = state["norm"]
+    np.testing.assert_allclose(norm.moving_mean.numpy(), 0.2 * x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), 0.8 + 0.2 * x.var(0), rtol=1e-6)
+
+
+def test_what_is_recorded_out_of_reach_is_refused():
+    """A layer inside a region of its own is named, where TensorFlow would speak of a graph."""
+    step, state = _normed(in_region=True)
+    feed = Arrays(steps.arrays(), batch_size=_BATCH)
+    trainer = loop.Trainer(step=step, feed=feed, state=state, compile="graph")
+    with pytest.raises(ValueError, match=r"norm/moving_mean', .* was recorded inside a region"):
+        trainer.train(until=1)

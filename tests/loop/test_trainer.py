@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import loop
 from loop import optimizers
-from loop.compiled import autotune
+from loop.compiled import auto
 from loop.feeds import Arrays
 from loop.run.directory import RunDirectory
 from tests.loop import steps
@@ -359,13 +359,13 @@ def test_evaluations_known_and_written_without_train(tmp_path):
 def test_evaluation_does_not_choose_the_mode_of_training(directory, tmp_path, monkeypatch):
     """What asks before training has the graph; training then chooses for all its steps."""
     asked = []
-    choose = autotune.Choice.loop
+    choose = auto.Choice.loop
 
     def chosen(choice, *, steps, **_):
         asked.append(steps)
         return choose(choice, steps=steps, saved="xla")  # As if it had been measured fastest.
 
-    monkeypatch.setattr(autotune.Choice, "loop", chosen)
+    monkeypatch.setattr(auto.Choice, "loop", chosen)
     actions = [loop.Every(10**6, lambda t: t.evaluate(), at_start=True)]
     trainer = _trainer(compile="auto", directory=tmp_path if directory else None, actions=actions)
     with trainer:
@@ -392,8 +392,8 @@ def test_a_loop_asked_for_without_a_length_is_measured(monkeypatch):
         lengths.append(steps)
         return graph
 
-    monkeypatch.setattr(autotune.Choice, "_measured", measured)
-    monkeypatch.setattr(autotune, "_read", lambda _: {})
+    monkeypatch.setattr(auto.Choice, "_measured", measured)
+    monkeypatch.setattr(auto, "_read", lambda _: {})
     _trainer(compile="auto").compiled_loop()
     assert lengths == [sys.maxsize]
 

@@ -93,20 +93,26 @@ def test_noise_follows_from_seed_and_step_also_in_a_nested_state():
 
 
 def test_seed_generators_are_set_from_the_step():
-    """Each generator gets a state of its own, a function of (seed, step) alone."""
+    """Each generator gets a state of its own, a function of (seed, step, position) alone."""
     layers = [keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0)]
     model = keras.Sequential([keras.Input((4,)), keras.Sequential(layers)])
     generators = adapter.seed_generators(model)
     assert len(generators) == 2
 
-    def states(seed, step):
-        adapter.seed_from_step(generators, tf.constant(seed, tf.int64), tf.constant(step, tf.int64))
+    def states(seed, step, position=0):
+        adapter.seed_from_step(
+            generators,
+            tf.constant(seed, tf.int64),
+            tf.constant(step, tf.int64),
+            tf.constant(position),
+        )
         found = [tuple(generator.state.numpy().tolist()) for generator in generators]
         model(tf.ones([2, 4]), training=True)  # draws advance the states
         return found
 
     seen = [states(seed, step) for seed in (0, 1) for step in (0, 1, 2**35)]
-    assert len({state for pair in seen for state in pair}) == 12
+    seen.append(states(1, 1, position=8))
+    assert len({state for pair in seen for state in pair}) == 14
     assert states(1, 1) == seen[4]
 
 
@@ -129,6 +135,42 @@ def test_a_step_that_is_not_finite_leaves_keras_statistics():
     data["x"][3, 1] = np.nan
     trainer = _trainer("graph", data=data, on_nonfinite="skip")
     before = steps.values(trainer.state)
+    trainer.train(until=2)
+    after = steps.values(trainer.state)
+    changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]
+    assert changed == ["global_step"]
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_a_step_that_is_not_finite_leaves_whatever_the_forward_pass_assigns(mode):
+    """A layer's kernel and vector, a metric, a counter of one's own; a finite step keeps them."""
+    data = steps.arrays(size=16, dtype=np.float32)
+    data["x"][11, 1] = np.nan  # In the second batch.
+    keras.utils.set_random_seed(1)
+    keras.backend.clear_session()
+    inner = keras.layers.Dense(1, use_bias=False, name="inner")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.SpectralNormalization(inner)])
+    metric, seen = keras.metrics.Mean(name="mean"), tf.Variable(0, dtype=tf.int64)
+
+    def loss(batch):
+        error = (model(batch["x"], training=True)[:, 0] - batch["y"]) ** 2
+        metric.update_state(error)
+        seen.assign_add(8)
+        return error
+
+    optimizer = optimizers.SGD(0.01)
+    trainer = loop.Trainer(
+        step=loop.GradientStep(loss, model.trainable_variables, optimizer),
+        feed=Arrays(data, batch_size=8, shuffle=False),
+        state={"model": model, "metric": metric, "seen": seen},
+        compile=mode,
+        on_nonfinite="skip",
+    )
+    start = steps.values(trainer.state)
+    trainer.train(until=1)
+    before = steps.values(trainer.state)
+    assert {n for n in before if before[n].tobytes() != start[n].tobytes()} == set(before)
+    assert (int(seen), float(metric.count.numpy())) == (8, 8.0)
     trainer.train(until=2)
     after = steps.values(trainer.state)
     changed = [n for n in before if before[n].tobytes() != after[n].tobytes()]

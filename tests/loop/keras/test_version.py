@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import re
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import pytest
@@ -122,16 +123,46 @@ def test_the_global_seed_generator_is_where_the_adapter_looks():
     assert (generator.state.numpy() != before).any()
 
 
+def test_keras_adds_nothing_to_an_error_that_is_marked():
+    """The mark by which an error of the adapter stays one line."""
+
+    class Draws(keras.layers.Layer):
+        def call(self, x):
+            return x + keras.random.normal([2])
+
+    def message(mark):
+        error = ValueError("one line")
+        if mark:
+            adapter.refuse_unseeded_draws(error)
+        with pytest.raises(ValueError, match="one line") as raised:
+            (Draws() if mark else _Raises(error))(tf.ones([2]))
+        return str(raised.value)
+
+    with ThreadPoolExecutor(1) as thread:  # Keras's global generator is one a thread.
+        assert thread.submit(message, True).result() == "one line"
+    assert "Exception encountered" in message(False)
+
+
+class _Raises(keras.layers.Layer):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def call(self, _):
+        raise self.error
+
+
 def test_the_adapter_uses_no_other_private_name():
     """The tests above speak of every underscored name of Keras that the adapter has."""
     text = (_ROOT / "loop" / "keras" / "adapter.py").read_text(encoding="utf-8")
-    own = {"_schedule", "_variables", "_update", "_read", "_stateless"}
+    own = {"_schedule", "_variables", "_update", "_read", "_stateless", "_error"}
     # Not after a letter, so that `learning_rate` is not `_rate`.
     used = set(re.findall(r"(?<![A-Za-z0-9_])_[a-z]\w+", text)) - own
     assert used == {
         "_seed_generators",
         "_layers",
         "_flatten_layers",
+        "_keras_call_info_injected",
         "_check_variables_are_known",
         "_learning_rate",
         "_var_key",

@@ -17,7 +17,7 @@ from loop.feeds import Arrays, Dataset
 _SIZE, _CLASSES = 203, 5
 # Not asked of `_metrics` here: Keras's variables would start TensorFlow before it is split in two.
 _NAMES = ("mean", "weighted", "accuracy", "top3", "confusion", "auc")
-_NAMES += ("keras_auc", "keras_accuracy", "keras_f1")
+_NAMES += ("keras_auc", "keras_accuracy", "keras_f1", "keras_weighted", "keras_elements")
 
 
 def _data():
@@ -33,6 +33,7 @@ def _data():
         "score": score.astype(np.float32),
         "positive": label > 2,
         "weight": rng.uniform(0.1, 2.0, _SIZE),
+        "weights": rng.uniform(0.1, 2.0, [_SIZE, _CLASSES]).astype(np.float32),
     }
 
 
@@ -50,6 +51,10 @@ def _metrics():
         ),
         # Makes its variables only when it sees the first shapes.
         "keras_f1": metrics.KerasMetric(keras.metrics.F1Score(), "one_hot", "logits"),
+        "keras_weighted": metrics.KerasMetric(
+            keras.metrics.SparseCategoricalAccuracy(), "label", "logits", "weight"
+        ),
+        "keras_elements": metrics.KerasMetric(keras.metrics.Mean(), "logits", "weights"),
     }
 
 
@@ -82,6 +87,8 @@ def _check(found):
         "keras_auc": (data["positive"], data["score"]),
         "keras_accuracy": (label, logits),
         "keras_f1": (one_hot, logits),
+        "keras_weighted": (label, logits, data["weight"]),
+        "keras_elements": (logits, data["weights"]),
     }.items():
         metric = _metrics()[name].metric
         metric.update_state(*arguments)
@@ -209,6 +216,11 @@ def test_labels_and_scores_out_of_range_are_told():
         (lambda: metrics.AUC(bins=1), ValueError, "bins must be at least 2, got 1"),
         (lambda: metrics.KerasMetric(3, "a"), TypeError, "expected a keras.metrics.Metric"),
         (lambda: metrics.KerasMetric(keras.metrics.Mean()), ValueError, "expected the names"),
+        (
+            lambda: metrics.KerasMetric(keras.metrics.Mean(), "x", "weight", "more"),
+            ValueError,
+            "Mean.update_state takes values, sample_weight; found 3 names of values, 'x', 'weight'",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(make, error, message):

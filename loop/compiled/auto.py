@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+import tensorflow as tf
+
 from kernels import target
 from loop.checkpoint import copy_to_host, environment
 from loop.compiled.compiled_loop import NEVER, CompiledLoop, Mode
@@ -95,7 +97,7 @@ class Choice:
         if saved is not None:
             return self._chosen(self._make(saved), "the run's choice so far")
         if self._is_one_gpu():
-            return self._chosen(self._make("xla"), "one GPU")
+            return self._on_one_gpu()
         if self._replicas.count > 1:
             return self._on_replicas()
         graph = self._make("graph")
@@ -116,6 +118,13 @@ class Choice:
         _log.info("compile=auto: %s, %s", loop.mode, reason)
         return loop
 
+    def _on_one_gpu(self) -> CompiledLoop:
+        """XLA, unless it cannot compile the step."""
+        xla = self._make("xla")
+        if (refusal := _refusal(xla, xla.first_step())) is not None:
+            return self._chosen(self._make("graph"), refusal)
+        return self._chosen(xla, "one GPU")
+
     def _on_replicas(self) -> CompiledLoop:
         """Graph on CPU replicas; on GPUs XLA's regions, unless a collective is inside one."""
         if target.default_device() == "cpu":
@@ -130,20 +139,25 @@ class Choice:
     def _measured(self, graph: CompiledLoop, steps: int, key: str) -> CompiledLoop:
         """Times graph, then XLA if that can pay, in turns; the state is as before."""
         compile_seconds = len(graph.operations()) / _OPERATIONS_A_SECOND
+        start = graph.first_step()
         before = copy_to_host(self._state)
         try:
             loops = {"graph": graph}
-            first = _seconds_per_step(graph, steps)
+            first = _seconds_per_step(graph, start, steps)
             rest = steps * first
             if rest < _SHORT_RUN_SECONDS:
                 return self._chosen(graph, f"the run takes {rest:.2g} s, too short to compile for")
             if compile_seconds > min(_LONGEST_COMPILE_SECONDS, rest / 4):
                 return self._chosen(graph, f"XLA would compile for some {compile_seconds:.3g} s")
-            loops["xla"] = self._make("xla")
+            _log.info("compile=auto: measuring graph and XLA; these steps are not kept")
+            xla = self._make("xla")
+            if (refusal := _refusal(xla, start)) is not None:
+                return self._chosen(graph, refusal)
+            loops["xla"] = xla
             seconds: dict[str, list[float]] = {mode: [] for mode in loops}
             for _ in range(_ROUNDS):
                 for mode, loop in loops.items():
-                    seconds[mode].append(_seconds_per_step(loop, steps))
+                    seconds[mode].append(_seconds_per_step(loop, start, steps))
         finally:
             for name, value in before.items():
                 self._state[name].assign(value)
@@ -165,12 +179,23 @@ class Choice:
         return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _seconds_per_step(loop: CompiledLoop, steps: int) -> float:
+def _refusal(xla: CompiledLoop, start: int) -> str | None:
+    """Why XLA cannot compile a step that graph mode can run; None where it can. Compiles it."""
+    try:
+        xla.run(xla.prepare(start, 1), 0)
+    except Exception as error:  # Tracing calls the user's step, which may raise anything.
+        found = error.message if isinstance(error, tf.errors.OpError) else str(error)
+        line = next(iter(str(found).splitlines()), "")
+        return f"since XLA cannot compile the step ({type(error).__name__}: {line[:300]})"
+    return None
+
+
+def _seconds_per_step(loop: CompiledLoop, start: int, steps: int) -> float:
     """Seconds a step takes from the current state on; compiles first, apart.
 
-    Fetches no more batches than the run has steps: a finite data set may have no others.
+    The batches are always those from `start` on, which a stream reads once. Fetches no more of them
+    than the run has steps: a finite data set may have no others.
     """
-    start = loop.first_step()
     longest = max(1, min(loop.steps_per_call, steps))
     chunk = loop.prepare(start, 1 if steps else 0)
     loop.run(chunk, 0)

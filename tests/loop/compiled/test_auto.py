@@ -9,14 +9,15 @@ import tensorflow as tf
 import loop
 from kernels import target
 from loop import checkpoint, distribute, layers
-from loop.compiled import autotune
+from loop.compiled import auto
 from loop.compiled.compiled_loop import CompiledLoop
+from loop.feeds import layout
 
 
 class _Run:
     """A small run whose loop the tests choose."""
 
-    def __init__(self, precision=None):
+    def __init__(self, precision=None, feed=None, at_each_step=lambda: None):
         """Makes model, optimizer and feed; Momentum and BatchNorm, so that much could change."""
         rng = np.random.default_rng(5)
         self.step_counter = loop.GlobalStep()
@@ -24,9 +25,11 @@ class _Run:
         self.norm = layers.BatchNorm(4, name="norm", momentum=0.9)
         self.optimizer = loop.optimizers.Momentum(0.1, momentum=0.9)
         self.made = []
-        feed = loop.feeds.Arrays({"x": rng.normal(2, 3, (50, 6)).astype(np.float32)}, batch_size=10)
+        arrays = {"x": rng.normal(2, 3, (50, 6)).astype(np.float32)}
+        feed = feed or loop.feeds.Arrays(arrays, batch_size=10)
 
         def loss(batch):
+            at_each_step()
             return tf.reduce_sum(self.norm(self.dense(batch["x"]), training=True) ** 3, -1)
 
         variables = [*self.dense.trainable_variables, *self.norm.trainable_variables]
@@ -53,7 +56,7 @@ class _Run:
 
     def choice(self, cache, asked="auto"):
         """A choice for this run."""
-        return autotune.Choice(
+        return auto.Choice(
             self.make, asked, state=self.state, replicas=distribute.single(), cache=cache
         )
 
@@ -66,13 +69,13 @@ def run():
 
 def _timed(monkeypatch, seconds):
     """Really runs the steps that are to be timed, and says that they took these times in turn."""
-    real, given = autotune._seconds_per_step, iter(seconds)
+    real, given = auto._seconds_per_step, iter(seconds)
 
-    def timed(loop, steps):
-        real(loop, steps)
+    def timed(loop, start, steps):
+        real(loop, start, steps)
         return next(given)
 
-    monkeypatch.setattr(autotune, "_seconds_per_step", timed)
+    monkeypatch.setattr(auto, "_seconds_per_step", timed)
 
 
 # The first time is the graph's alone; then graph and XLA in turns.
@@ -165,3 +168,58 @@ def test_gpu_takes_xla_unmeasured(run, tmp_path, monkeypatch):
     """On one GPU the choice is XLA."""
     monkeypatch.setattr(target, "default_device", lambda: "gpu")
     assert run.choice(tmp_path / "c.json").loop(steps=5, saved=None).mode == "xla"
+
+
+def _operation_that_xla_lacks():
+    tf.print("a step", output_stream="file:///dev/null")
+
+
+def _error_of_xla_only():
+    if target.current().compiler == "xla":
+        raise NotImplementedError("a kernel that knows graph mode only\nand more lines")
+
+
+@pytest.mark.parametrize(
+    ("at_each_step", "expected"),
+    [
+        (_operation_that_xla_lacks, "InvalidArgumentError: Detected unsupported operations"),
+        (_error_of_xla_only, "NotImplementedError: a kernel that knows graph mode only)"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_step_that_xla_cannot_compile_means_graph(
+    at_each_step, expected, device, tmp_path, caplog, monkeypatch
+):
+    """It is said why in one line, the state is as before, and nothing is remembered."""
+    caplog.set_level("INFO", "loop")
+    monkeypatch.setattr(target, "default_device", lambda: device)
+    _timed(monkeypatch, _XLA_IS_FASTER)
+    run, cache = _Run(at_each_step=at_each_step), tmp_path / "c.json"
+    before = checkpoint.state_sha256(run.state)
+    assert run.choice(cache).loop(steps=10**9, saved=None).mode == "graph"
+    assert checkpoint.state_sha256(run.state) == before
+    assert not cache.exists()
+    line = caplog.messages[-1]
+    assert line.startswith("compile=auto: graph, since XLA cannot compile the step (" + expected)
+    assert "\n" not in line
+
+
+def test_a_stream_is_opened_once(tmp_path, monkeypatch):
+    """What was read to measure is what the first calls train on, at the step of a resume too."""
+    opened = []
+
+    def make(seed, start_step):
+        opened.append(start_step)
+        steps = tf.data.Dataset.range(start_step, 10**9)
+        return steps.map(lambda step: {"x": tf.random.stateless_normal((10, 6), [seed, step])})
+
+    feed = loop.feeds.Dataset(make, batch_size=10, seed=3)
+    _timed(monkeypatch, _XLA_IS_FASTER)
+    run = _Run(feed=feed)
+    run.step_counter.variable.assign(7)
+    assert run.choice(tmp_path / "c.json").loop(steps=10**9, saved=None).mode == "xla"
+    chunks = [feed.chunk(first, count, 8, layout(10)) for first, count in ((7, 1), (8, 5), (13, 8))]
+    read = np.concatenate([c["batch/x"][:n] for c, n in zip(chunks, (1, 5, 8), strict=True)])
+    expected = [tf.random.stateless_normal((10, 6), [3, step]) for step in range(7, 21)]
+    assert np.array_equal(read, expected)
+    assert opened == [7]
