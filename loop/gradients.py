@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import embedding, target
+from kernels import clipping, embedding, target
 from loop import step_context
 
+Clip = Callable[[Sequence[Any], Sequence[Any]], clipping.Clipped]
 Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
 
 
@@ -51,6 +52,65 @@ def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
       The reduced gradients, equal on every replica.
     """
     return reduce_sum(gradients)
+
+
+def mean_share(values: Any, name: str = "loss") -> tf.Tensor:
+    """This slice's share of the mean over the global batch: all slices' shares add up to it.
+
+    What a step of one's own differentiates, so that the sum of the gradients over micro-batches
+    and replicas is the gradient of the mean, padding left out.
+
+    Args:
+      values: one an example of this slice, [B]; or a scalar, which counts as their mean and cannot
+        leave out padding.
+      name: what it is, for the error.
+
+    Returns:
+      A scalar: float64 if the values are, else float32.
+
+    Raises:
+      ValueError: on another shape.
+    """
+    context = step_context.current("mean_share")
+    value = tf.convert_to_tensor(values)
+    if not value.dtype.is_floating or value.dtype.size < 4:
+        value = tf.cast(value, tf.float32)
+    size = context.positions.shape[0]
+    if value.shape.rank == 0:
+        count = size if context.mask is None else tf.math.count_nonzero(context.mask)
+        return value * tf.cast(count, value.dtype) / context.batch_size
+    if value.shape != (size,):
+        raise ValueError(
+            f"GradientStep: {name!r} has shape {value.shape}; expected one value an example, "
+            f"({size},), or a scalar"
+        )
+    if context.mask is not None:
+        value = tf.where(context.mask, value, tf.zeros([], value.dtype))
+    return tf.reduce_sum(value) / context.batch_size
+
+
+def clip_gradients(
+    gradients: Sequence[Gradient], variables: Sequence[Any], clip: Clip | None = None
+) -> clipping.Clipped:
+    """Clips reduced gradients, and gives their global norm before.
+
+    A norm that is not finite tells that a gradient is not: `loop.all_finite([loss, clipped.norm])`
+    is what decides on the update, and costs no look at the gradients of its own.
+
+    Args:
+      gradients: from `reduce_gradients`: of the global batch, or two replicas would clip another
+        gradient than one.
+      variables: theirs, in the same order.
+      clip: one of `kernels.clipping`'s, such as `kernels.ClipByGlobalNorm(1.0)`; None for the norm
+        without a clip.
+
+    Returns:
+      The `gradients`, the global `norm` before clipping and whether any was `clipped`.
+    """
+    if clip is None:
+        norm = clipping.global_norm(gradients)
+        return clipping.Clipped(list(gradients), norm, tf.constant(False))
+    return clip(gradients, variables)
 
 
 def rows_exist(gradients: Sequence[Gradient], variables: Sequence[Any]) -> tf.Tensor:
