@@ -20,6 +20,7 @@ from loop import (
     schedules,
     step_context,
 )
+from loop.accumulation import accumulate
 from loop.actions.best import BestCheckpoints
 from loop.actions.early_stopping import EarlyStopping
 from loop.actions.every import Every
@@ -35,9 +36,15 @@ from loop.evaluation.export import export
 from loop.evaluation.prediction import Prediction
 from loop.evaluation.warm_start import warm_start
 from loop.global_step import GlobalStep
-from loop.gradients import all_finite, reduce_gradients, reduce_sum
+from loop.gradients import (
+    all_finite,
+    clip_gradients,
+    reduce_gradients,
+    reduce_sum,
+)
 from loop.layers.module import Module
-from loop.precision.loss_scale import LossScale
+from loop.losses import mean_share
+from loop.precision.loss_scale import LossScale, unscale_gradients
 from loop.precision.policy import Precision
 from loop.rows import Rows
 from loop.run.directory import RunDirectory
@@ -75,8 +82,10 @@ __all__ = [
     "WeightEMA",
     "WorkerFailedError",
     "WorkerLostError",
+    "accumulate",
     "all_finite",
     "checkpoint",
+    "clip_gradients",
     "compiled",
     "distribute",
     "export",
@@ -84,6 +93,7 @@ __all__ = [
     "keras",
     "keras_adapter",
     "layers",
+    "mean_share",
     "metrics",
     "optimizers",
     "range_test",
@@ -91,5 +101,6 @@ __all__ = [
     "reduce_sum",
     "schedules",
     "step_context",
+    "unscale_gradients",
     "warm_start",
 ]

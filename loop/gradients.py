@@ -1,15 +1,16 @@
-"""From a loss to reduced gradients: the tape, the sum over replicas, the finite check."""
+"""Gradients of a step: the sum over replicas, the clip, the finite check."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from kernels import embedding, target
+from kernels import clipping, embedding, target
 from loop import step_context
 
+Clip = Callable[[Sequence[Any], Sequence[Any]], clipping.Clipped]
 Gradient = Any  # tf.Tensor | tf.IndexedSlices | None; TensorFlow is untyped.
 
 
@@ -51,6 +52,30 @@ def reduce_gradients(gradients: Sequence[Gradient]) -> list[Gradient]:
       The reduced gradients, equal on every replica.
     """
     return reduce_sum(gradients)
+
+
+def clip_gradients(
+    gradients: Sequence[Gradient], variables: Sequence[Any], clip: Clip | None = None
+) -> clipping.Clipped:
+    """Clips reduced gradients, and gives their global norm before.
+
+    A norm that is not finite tells that a gradient is not: `loop.all_finite([loss, clipped.norm])`
+    is what decides on the update, and costs no look at the gradients of its own.
+
+    Args:
+      gradients: from `reduce_gradients`: of the global batch, or two replicas would clip another
+        gradient than one.
+      variables: theirs, in the same order.
+      clip: one of `kernels.clipping`'s, such as `kernels.ClipByGlobalNorm(1.0)`; None for the norm
+        without a clip.
+
+    Returns:
+      The `gradients`, the global `norm` before clipping and whether any was `clipped`.
+    """
+    if clip is None:
+        norm = clipping.global_norm(gradients)
+        return clipping.Clipped(list(gradients), norm, tf.constant(False))
+    return clip(gradients, variables)
 
 
 def rows_exist(gradients: Sequence[Gradient], variables: Sequence[Any]) -> tf.Tensor:

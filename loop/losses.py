@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from loop.step_context import StepContext
+from loop import step_context
 from loop.user_code import called, found
 
 Batch = dict[str, tf.Tensor]
@@ -38,21 +38,25 @@ def loss_and_metrics(loss_fn: LossFunction, batch: Batch) -> tuple[Any, Mapping[
     return loss, metrics
 
 
-def mean_share(value: Any, name: str, context: StepContext) -> tf.Tensor:
+def mean_share(value: Any, name: str = "loss") -> tf.Tensor:
     """This slice's share of the mean over the global batch: all slices' shares add up to it.
 
+    What a step of one's own differentiates, so that the sum of the gradients over micro-batches
+    and replicas is the gradient of the mean, padding left out.
+
     Args:
-      value: one an example, [B], or a scalar.
-      name: in messages.
-      context: of the step.
+      value: one an example of this slice, [B]; or a scalar, which counts as their mean and cannot
+        leave out padding.
+      name: what it is, for the errors.
 
     Returns:
-      A scalar, float32 or wider.
+      A scalar: float64 if the values are, else float32.
 
     Raises:
       TypeError: if it is no real number.
       ValueError: on another shape.
     """
+    context = step_context.current("mean_share")
     size = context.positions.shape[0]
     value = _number(value, name, size)
     if not value.dtype.is_floating or value.dtype.size < 4:

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from kernels import clipping, target
 from loop import statistics, step_context
+from loop.accumulation import accumulate, micro_batch
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.compiled.undo import Before
-from loop.gradients import reduce_sum, rows_exist
+from loop.gradients import clip_gradients, reduce_sum, rows_exist
 from loop.losses import Batch, LossFunction, loss_and_metrics, mean_share
 from loop.optimizers import Optimizer
-from loop.precision.loss_scale import LossScale, unscaled
+from loop.precision.loss_scale import LossScale, unscale_gradients
 from loop.precision.policy import Precision, as_precision
 from loop.step_arguments import check_arguments
 from loop.step_context import MovingAverage, StepContext
@@ -189,7 +190,7 @@ class GradientStep:
         for index in range(self.accumulate):
             piece, inner = batch, context
             if self.accumulate > 1:
-                piece, inner = self._micro_batch(batch, context, index)
+                piece, inner = micro_batch(batch, context, self.accumulate, index)
             with step_context.within(inner):
                 losses, _ = loss_and_metrics(self.loss_fn, piece)
             parts.append(tf.convert_to_tensor(losses))
@@ -204,12 +205,8 @@ class GradientStep:
         scale: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
         if scale is not None:
-            sums = sums._replace(gradients=unscaled(sums.gradients, scale))
-        if self.clip is None:
-            norm = clipping.global_norm(sums.gradients)
-            clipped = clipping.Clipped(sums.gradients, norm, tf.constant(False))
-        else:
-            clipped = self.clip(sums.gradients, self._trained)
+            sums = sums._replace(gradients=unscale_gradients(sums.gradients, scale))
+        clipped = clip_gradients(sums.gradients, self._trained, self.clip)
         # An id without a row is a fault of the batch, as is a loss that is not finite: no loss
         # scale would correct it.
         sound = tf.math.is_finite(sums.loss) & rows_exist(sums.gradients, self._trained)
@@ -251,43 +248,16 @@ class GradientStep:
         self, batch: Batch, context: StepContext, scale: tf.Tensor | None
     ) -> tuple[_Sums, list[MovingAverage]]:
         """The sums over this replica's micro-batches, and whose values the statistics are."""
-        if self.accumulate == 1:
-            return self._forward_backward(batch, context, scale)
-        micro_batch, micro_context = self._micro_batch(batch, context, 0)
-        first, recorded = self._forward_backward(micro_batch, micro_context, scale)
-        sparse = any(isinstance(gradient, tf.IndexedSlices) for gradient in first.gradients)
-        if sparse or micro_context.collectives:
-            # Slices grow by concatenation, which a loop of static shapes cannot do; and a
-            # collective (synchronised BatchNorm) cannot be in a replica's loop.
-            for index in range(1, self.accumulate):
-                more, _ = self._forward_backward(*self._micro_batch(batch, context, index), scale)
-                first = _added(first, more)
-            return first, recorded
+        recorded: list[MovingAverage] = []
 
-        def add_next(index: tf.Tensor, sums: _Sums) -> tuple[tf.Tensor, _Sums]:
-            more, _ = self._forward_backward(*self._micro_batch(batch, context, index), scale)
-            return index + 1, _added(sums, more)
+        def compute(piece: Batch) -> _Sums:
+            sums, found = self._forward_backward(piece, step_context.current("GradientStep"), scale)
+            recorded[:] = recorded or found
+            return sums
 
-        _, sums = tf.while_loop(
-            lambda index, _: index < self.accumulate,
-            add_next,
-            (tf.constant(1), first),
-            parallel_iterations=1,
-        )
+        with step_context.within(context):
+            sums: _Sums = accumulate(compute, batch, self.accumulate)
         return sums, recorded
-
-    def _micro_batch(
-        self, batch: Batch, context: StepContext, index: int | tf.Tensor
-    ) -> tuple[Batch, StepContext]:
-        def piece(tensor: tf.Tensor) -> tf.Tensor:
-            size = tensor.shape[0] // self.accumulate
-            return tf.reshape(tensor, [self.accumulate, size, *tensor.shape[1:]])[index]
-
-        mask = None if context.mask is None else piece(context.mask)
-        inner = dataclasses.replace(
-            context, positions=piece(context.positions), mask=mask, collectives=0
-        )
-        return tf.nest.map_structure(piece, batch), inner
 
     def _forward_backward(
         self, batch: Batch, context: StepContext, scale: tf.Tensor | None
@@ -314,7 +284,7 @@ class GradientStep:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._trained)
             losses, metrics = loss_and_metrics(self.loss_fn, batch)
-            loss = mean_share(losses, "loss", context)
+            loss = mean_share(losses, "loss")
             scaled = loss if scale is None else loss * tf.cast(scale, loss.dtype)
         gradients = tape.gradient(scaled, self._trained)
         missing = [
@@ -333,25 +303,11 @@ class GradientStep:
             loss,
             {
                 # In the loss's dtype, so that everything fits one packed collective.
-                name: tf.cast(mean_share(value, name, context), loss.dtype)
+                name: tf.cast(mean_share(value, name), loss.dtype)
                 for name, value in metrics.items()
             },
             *statistics.weighted(averages),
         )
-
-
-def _added(left: _Sums, right: _Sums) -> _Sums:
-    def add(a: Any, b: Any) -> Any:
-        if isinstance(a, tf.IndexedSlices):
-            values = tf.concat([a.values, b.values], 0)
-            return tf.IndexedSlices(values, tf.concat([a.indices, b.indices], 0), a.dense_shape)
-        return a + b
-
-    pairs = zip(left.gradients, right.gradients, strict=True)
-    dense: _Sums = tf.nest.map_structure(
-        add, left._replace(gradients=[]), right._replace(gradients=[])
-    )
-    return dense._replace(gradients=[add(a, b) for a, b in pairs])
 
 
 def _reduced(sums: _Sums) -> _Sums:

@@ -13,6 +13,7 @@ from loop import distribute
 from loop.actions.best import BestCheckpoints
 from loop.actions.every import Boundaries, Every, in_order
 from loop.actions.meter import Meter, Phase
+from loop.actions.progress import Progress
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
@@ -28,12 +29,18 @@ from loop.run.directory import RunDirectory
 from loop.run.prefetch import Call, prefetched_calls
 from loop.run.shared_directory import SharedDirectory
 from loop.run.signals import StopSignals, held_back
+from loop.writers import history
+from loop.writers.history import History
 from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
 
 CALL_SECONDS = 1.0
 """A call ends within about this time, so that a signal is answered and a stall is seen."""
+
+
+PROGRESS_SECONDS = 10.0
+"""Between two lines of progress where there is no bar."""
 
 
 class Trainer:
@@ -73,6 +80,8 @@ class Trainer:
         step (`tf.random.normal`); a log line then says that its resume is not exact.
       stop_signals: entered by the caller around `train`, which then returns after a signal. None:
         `train` answers SIGINT (Ctrl-C), SIGTERM and SIGHUP by itself, and raises when it has saved.
+      progress: whether the chief shows on stderr how `train` goes: a bar on a terminal and in a
+        notebook, a line every ten seconds elsewhere.
 
     Attributes:
       global_step: the counter; 0 until opened.
@@ -114,6 +123,7 @@ class Trainer:
         stop_signals: StopSignals | None = None,
         scratch: Sequence[Any] = (),
         stateful_random: bool = False,
+        progress: bool = False,
     ) -> None:
         if on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"Trainer: on_nonfinite must be stop or skip, got {on_nonfinite!r}")
@@ -150,6 +160,8 @@ class Trainer:
         )
         self.evaluations = self._evaluations.results
         self._writers = list(writers)
+        self._kept = History()
+        self._shows_progress = progress and self.replicas.is_chief
         self._stop_signals = stop_signals
         if isinstance(directory, (str, os.PathLike)):
             directory = RunDirectory(directory)
@@ -288,10 +300,16 @@ class Trainer:
             meter=self.meter,
             stall_seconds=self._stall_seconds,
         )
-        with contextlib.closing(calls):
+        progress = None
+        with contextlib.ExitStack() as last_first:
+            if self._shows_progress:
+                progress = last_first.enter_context(Progress(until, seconds=PROGRESS_SECONDS))
+            last_first.enter_context(contextlib.closing(calls))
             for call in calls:
                 self._run(loop, call)
                 step = call.step + call.count
+                if progress is not None:
+                    progress(self)
                 self._boundary(step)
                 assert self.rows is not None
                 self._show(self.rows)
@@ -316,8 +334,8 @@ class Trainer:
         self.rows, self._streak = outcome.rows, outcome.streak
         if phase == "train":
             self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
-        if self._directory.step_lines is not None:
-            self._directory.step_lines(outcome.rows)
+        record = self._directory.step_lines or self._kept
+        record(outcome.rows)
         if outcome.stopped:
             self._show(outcome.rows)
             self._raise_nonfinite(outcome)
@@ -404,6 +422,35 @@ class Trainer:
                     if hasattr(writer, "evaluated"):
                         writer.evaluated(step, results)
         return results
+
+    def history(self, *, evaluations: bool = False, as_frame: bool = False) -> Any:
+        """The run's numbers so far as arrays of one length, to plot or to compute with.
+
+        The chief of a run with a directory has the earlier processes' too; any other trainer has
+        those of its own steps, which it keeps in memory.
+
+        Args:
+          evaluations: those of the evaluations instead of the steps'.
+          as_frame: as a `pandas.DataFrame` with the steps as index.
+
+        Returns:
+          "step" -> int64 [N] and name -> float64 [N, ...], with NaN where there is no number.
+
+        Raises:
+          ModuleNotFoundError: `as_frame` without pandas.
+          What `open` raises.
+        """
+        if not self._closed:
+            self._opened()
+        lines = self._directory.step_lines
+        if evaluations:
+            records = [{"step": step, **results} for step, results in self.evaluations]
+        elif lines is not None:
+            records = history.read_lines(lines.path)
+        else:
+            records = self._kept.records()
+        found = history.columns(records)
+        return history.frame(found) if as_frame else found
 
     def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         """Inside it the weights are those to evaluate: `evaluation_weights`, or their own."""

@@ -127,9 +127,9 @@ def test_a_flag_is_its_line_and_its_use(tmp_path: Path) -> None:
     assert "in_order" in refused.stderr
 
 
-@pytest.mark.parametrize("what", ["feed", "kernel"])
+@pytest.mark.parametrize("what", ["step", "feed", "kernel"])
 def test_its_own_test_passes(tmp_path: Path, what: str) -> None:
-    """The documented feed is resumed, the kernel compared; imports are as they must be."""
+    """The documented step learns, the feed is resumed, the kernel compared; imports are right."""
     command = _applied(f"How to add a {what}", tmp_path)
     ended = _run(tmp_path, command, "tests/test_imports.py")
     assert ended.returncode == 0, ended.stdout + ended.stderr

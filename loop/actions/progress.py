@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -22,14 +26,28 @@ class Progress:
     While the bar is shown, what is written to stderr appears above it, and so do the lines of the
     root logger's handlers that write there.
 
+    In a notebook the bar needs the package ipywidgets; without it there are plain lines.
+
     Args:
       until: the last step.
       console: where to; stderr by default, since stdout belongs to results.
+      seconds: the least between two plain lines, but for that of the last step.
+      clock: seconds since some moment.
     """
 
-    def __init__(self, until: int, console: rich_console.Console | None = None) -> None:
+    def __init__(
+        self,
+        until: int,
+        console: rich_console.Console | None = None,
+        *,
+        seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._until = until
         self._console = console or rich_console.Console(stderr=True)
+        self._seconds = seconds
+        self._clock = clock
+        self._next = -math.inf
         self._bar: rich_progress.Progress | None = None
         self._task: rich_progress.TaskID | None = None
         self._shown = False
@@ -37,7 +55,8 @@ class Progress:
         self._handlers: list[logging.StreamHandler[TextIO]] = []
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets")
+        if self._console.is_terminal or widgets:
             self._bar = rich_progress.Progress(
                 rich_progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 rich_progress.BarColumn(),
@@ -92,6 +111,10 @@ class Progress:
             with contextlib.suppress(OSError):
                 self._bar.update(self._task, completed=row["step"], description="  ".join(shown))
             return
+        now = self._clock()
+        if now < self._next and row["step"] < self._until:
+            return
+        self._next = now + self._seconds
         left = (self._until - row["step"]) * trainer.meter.seconds_per_step
         with contextlib.suppress(OSError):
             self._console.print(

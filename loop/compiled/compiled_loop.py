@@ -21,6 +21,7 @@ from loop import statistics, step_context
 from loop.compiled import uncompilable
 from loop.compiled.purity import Declared
 from loop.compiled.regions import graph_region, xla_region
+from loop.compiled.traced import traced_method, weak_method
 from loop.compiled.undo import Before
 from loop.distribute import Replicas
 from loop.feeds import Feed, layout
@@ -141,9 +142,9 @@ class CompiledLoop:
         self.compiles_by_a_step = mode == "xla" and replicas.count > 1
         whole = mode == "xla" and not self.compiles_by_a_step
         self._call: Any = (
-            self._steps
+            weak_method(self._steps)
             if mode == "eager"
-            else tf.function(self._steps, jit_compile=whole or None, autograph=False)
+            else traced_method(self._steps, jit_compile=whole or None)
         )
 
     def prepare(self, first_step: int, count: int) -> Any:
@@ -228,7 +229,7 @@ class CompiledLoop:
         if self._declared is None:
             return
         try:
-            concrete = tf.function(self._steps, autograph=False).get_concrete_function(*arguments)
+            concrete = traced_method(self._steps).get_concrete_function(*arguments)
         except Exception as error:  # Such a step is what eager mode is for.
             _log.warning(
                 "compile=eager: what the step assigns and draws was not checked, since it cannot "
@@ -302,6 +303,10 @@ class CompiledLoop:
 
         count, max_nonfinite, streak = tf.unstack(numbers)
         first_step = self._global_step.read()
+        resident = self._resident
+        if not tf.executing_eagerly():
+            # So the inner graphs capture no data, only this one, which is taken apart at the end.
+            resident = tf.nest.map_structure(tf.identity, resident, expand_composites=True)
 
         def body(
             row: tf.Tensor, streak: tf.Tensor, table: tf.TensorArray
@@ -309,7 +314,7 @@ class CompiledLoop:
             global_step = self._global_step.read()
             packed = self._replicas.first(
                 self._replicas.run(
-                    self._replica_step, self._resident, chunk, self._positions, global_step, row
+                    self._replica_step, resident, chunk, self._positions, global_step, row
                 )
             )
             values, finite, overflow = packed

@@ -15,6 +15,7 @@ from kernels import target
 from loop.compiled import fusion, uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
+from loop.compiled.traced import take_apart, traced_method, weak_method
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation, StreamedEvaluation
@@ -105,9 +106,9 @@ class CompiledEvaluation:
         whole = mode == "xla" and replicas.count == 1
         self._unfused = mode == "graph" and fusion.hides_nan()
         self._call: Callable[..., _States] = (
-            self._states
+            weak_method(self._states)
             if mode == "eager"
-            else tf.function(self._states, jit_compile=whole or None, autograph=False)
+            else traced_method(self._states, jit_compile=whole or None)
         )
 
     def compile(self) -> None:
@@ -201,7 +202,8 @@ class CompiledEvaluation:
         # Names and shapes of the values may have to be known before the loop: a trace that is
         # never run tells them.
         if self._metrics is None or not all(map(_is_built, self._metrics.values())):
-            tf.function(of, autograph=False).get_concrete_function(tf.constant(0))
+            traced = tf.function(of, autograph=False).get_concrete_function(tf.constant(0))
+            take_apart([traced.graph])  # In eager mode it has captured the data.
         assert self._metrics is not None
         empty = {name: metric.empty() for name, metric in self._metrics.items()}
         self._specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), empty)

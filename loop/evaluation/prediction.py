@@ -15,6 +15,7 @@ from kernels import target
 from loop.compiled import fusion, uncompilable
 from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
+from loop.compiled.traced import traced_method, weak_method
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
 from loop.feeds.evaluating import ResidentEvaluation
@@ -68,9 +69,9 @@ class Prediction:
         self._unfused = mode == "graph" and fusion.hides_nan()
         whole = mode == "xla" and replicas.count == 1
         self._call: Callable[..., Any] = (
-            self._outputs
+            weak_method(self._outputs)
             if mode == "eager"
-            else tf.function(self._outputs, jit_compile=whole or None, autograph=False)
+            else traced_method(self._outputs, jit_compile=whole or None)
         )
 
     def __call__(self) -> Outputs:
@@ -85,8 +86,8 @@ class Prediction:
             masks = [chunk["mask"] for chunk in chunks]
             for row in range(len(masks[0])):
                 if any(mask[row].any() for mask in masks):
-                    whole = fusion.unfused() if self._unfused else contextlib.nullcontext()
-                    with uncompilable.in_one_line(), whole:
+                    unfused = fusion.unfused() if self._unfused else contextlib.nullcontext()
+                    with uncompilable.in_one_line(), unfused:
                         outputs = without_inner_frames(
                             self._call, self._resident, placed, tf.constant(row)
                         )

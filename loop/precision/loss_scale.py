@@ -85,8 +85,13 @@ class LossScale:
         return overflow
 
 
-def unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[Any]:
-    """The gradients of the loss from those of the scaled loss; IndexedSlices too."""
+def unscale_gradients(gradients: Sequence[Any], scale: tf.Tensor) -> list[Any]:
+    """The gradients of the loss from those of the loss times `scale`, after their reduction.
+
+    Args:
+      gradients: tensors, IndexedSlices and None.
+      scale: a float32 scalar, from `LossScale.read`.
+    """
 
     def divide(value: tf.Tensor) -> tf.Tensor:
         return value * tf.cast(1.0 / scale, value.dtype)
@@ -94,6 +99,8 @@ def unscaled(gradients: Sequence[Any], scale: tf.Tensor) -> list[Any]:
     return [
         tf.IndexedSlices(divide(gradient.values), gradient.indices, gradient.dense_shape)
         if isinstance(gradient, tf.IndexedSlices)
+        else None
+        if gradient is None
         else divide(gradient)
         for gradient in gradients
     ]

@@ -1,6 +1,8 @@
 """Progress for a person, on consoles of the test's own."""
 
+import importlib.util
 import io
+import subprocess
 import sys
 import types
 
@@ -120,3 +122,59 @@ def test_a_stream_that_cannot_be_written_ends_nothing(terminal):
     console = Console(file=Full(), force_terminal=terminal, force_interactive=terminal)
     with Progress(40, console) as progress:
         progress(_trainer(10))
+
+
+def test_plain_lines_are_no_more_than_one_in_so_many_seconds():
+    """But for the last step's, which is always shown."""
+    out, now = io.StringIO(), [0.0]
+    console = Console(file=out, force_terminal=False, width=200)
+    with Progress(40, console, seconds=10, clock=lambda: now[0]) as progress:
+        for moment, step in ((0, 4), (9, 8), (10, 12), (19, 16), (20.5, 20), (21, 40)):
+            now[0] = moment
+            progress(_trainer(step))
+    shown = [line.split("/")[0] for line in out.getvalue().splitlines()]
+    assert shown == ["step 4", "step 12", "step 20", "step 40"]
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_notebook_has_a_bar_where_it_can_show_one(installed, monkeypatch):
+    """Rich's bar needs ipywidgets there; without that package the lines are plain."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: installed if name == "ipywidgets" else find(name, *rest),
+    )
+    console = Console(file=io.StringIO(), force_jupyter=True, width=200)
+    progress = Progress(40, console)
+    monkeypatch.setattr("rich.progress.Progress.start", lambda _: None)
+    monkeypatch.setattr("rich.progress.Progress.stop", lambda _: None)
+    with progress:
+        assert (progress._bar is not None) == installed
+
+
+_TRAINED = """
+import numpy as np, tensorflow as tf
+import loop
+weight = tf.Variable(0.0, name="weight")
+def step(batch):
+    weight.assign_add(tf.reduce_mean(batch["x"]))
+    return {"loss": weight}
+feed = loop.feeds.Arrays({"x": np.ones([8], np.float32)}, batch_size=2)
+loop.Trainer(step=step, feed=feed, state=weight, compile="graph", progress=True).train(until=40)
+"""
+
+
+def test_a_trainer_shows_its_own_progress():
+    """On a terminal a bar, ended at the last step; in a file lines, the last step's among them."""
+    status, written = terminal.run([sys.executable, "-c", _TRAINED], columns=100)
+    assert status == 0
+    (bar,) = [line for line in terminal.screen(written, 100) if line.startswith("step ")]
+    assert bar.startswith("step 40/40")
+    assert "loss 40" in bar
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAINED], capture_output=True, text=True, check=True, timeout=120
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    assert lines[-1].startswith("step 40/40  loss 40")
+    assert done.stdout == ""
