@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from loop import distribute
@@ -18,9 +18,10 @@ from loop.checkpoint import Restored
 from loop.compiled import autotune
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
 from loop.compiled.purity import Declared
-from loop.errors import NonFiniteError
+from loop.errors import NonFiniteError, WorkerLostError
 from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
 from loop.feeds import Feed, HasState, position
+from loop.feeds.epochs import END_OF_INPUT, last_step
 from loop.global_step import GlobalStep
 from loop.keras import adapter
 from loop.keras.step_hooks import KerasParts
@@ -81,7 +82,7 @@ class Trainer:
       rows: the last call's rows; None before it.
       evaluations: (step, results) of every evaluation of the run; a resumed one's earlier ones are
         known to the chief, from opening on.
-      stop_reason: why training ended early; None if it did not.
+      stop_reason: why training ended early, such as the end of the input; None if it did not.
       stop_signal: the signal that ended it, on whichever worker it came; None without one.
       steps_per_call: see above.
 
@@ -198,6 +199,7 @@ class Trainer:
         self.stop_signal: int | None = None
         self._ready = False
         self._closed = False
+        self._longest_call = 1
         self._chosen: CompiledLoop | None = None
         self._compiled = False
         self._streak = 0
@@ -289,29 +291,37 @@ class Trainer:
             self._saved_step = restored.step
         return restored
 
-    def train(self, *, until: int) -> None:
+    def train(self, *, until: int | None = None, epochs: int | None = None) -> None:
         """Trains until `until` steps are finished in all, then saves.
 
+        An input that ends before ends training in the same way; `stop_reason` then says so.
+
         Args:
-          until: a global step; at or below the current one nothing is trained.
+          until: a global step; at or below the current one nothing is trained. None for the end
+            of the input.
+          epochs: instead of `until`, times through the data counted from step 0; see
+            `feed.steps_per_epoch`.
 
         Raises:
+          ValueError: with both; with `epochs` where the feed does not know its length; without
+            either, where the feed has no end.
           NonFiniteError: a step was not finite and the run was not to skip it.
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
         """
         self._refuse_if_closed()
+        last = last_step(self.feed, until, epochs)
         self._opened()
         self.stop_reason = None
         step = int(self.global_step)
-        if step < until:
+        if step < last:
             # First: an evaluation at the start is then compiled in the same mode.
-            self.compiled_loop(steps=until - step)
+            self.compiled_loop(steps=_remaining(step, last))
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
-        if step < until and self.stop_reason is None:
-            step = self._calls(step, until)
+        if step < last and self.stop_reason is None:
+            step = self._calls(step, last)
         for every in self._actions:
             if every.at_end and not every.is_due(step):
                 every.action(self)
@@ -321,7 +331,8 @@ class Trainer:
 
     def _calls(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
-        loop = self.compiled_loop(steps=until - step)
+        loop = self.compiled_loop(steps=_remaining(step, until))
+        self._least(0)
         calls = prefetched_calls(
             loop.prepare,
             lambda step: self._count(step, until),
@@ -329,15 +340,31 @@ class Trainer:
             until=until,
             meter=self.meter,
             stall_seconds=self._stall_seconds,
+            least=self._least,
         )
-        with contextlib.closing(calls):
+        with contextlib.closing(calls), contextlib.closing(self._saving(calls)) as calls:
             for call in calls:
                 self._run(loop, call)
                 step = call.step + call.count
                 self._boundary(step)
                 if self.stop_reason is not None:
-                    break
+                    return step
+        if step < until:
+            self.stop(f"the input ended at step {step}")
+            wanted = "" if until == END_OF_INPUT else f", before step {until}"
+            level = logging.WARNING if wanted else logging.INFO
+            _log.log(level, "%s%s: training ends here", self.stop_reason, wanted)
         return step
+
+    def _saving(self, calls: Iterator[Call]) -> Generator[Call]:
+        """The calls; an error of the input is raised after a save, as of a step not finite."""
+        try:
+            yield from calls
+        except WorkerLostError:
+            raise
+        except Exception:
+            self.save()
+            raise
 
     def _run(self, loop: CompiledLoop, call: Call) -> None:
         """One compiled call, and its rows to the writers."""
@@ -347,11 +374,11 @@ class Trainer:
                 phase = "compile"
             else:
                 with self.meter.phase("compile"):
-                    loop.run(call.chunk, 0)
+                    loop.run(call.prepared, 0)
             self._compiled = True
         with self.meter.phase(phase):
             outcome = loop.run(
-                call.chunk, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
+                call.prepared, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
             )
         self.rows, self._streak = outcome.rows, outcome.streak
         if phase == "train":
@@ -364,12 +391,24 @@ class Trainer:
     def _count(self, step: int, until: int) -> int:
         """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
         boundary = min([until, *(every.next_boundary(step) for every in self._actions)])
+        return min(self._longest_call, max(boundary - step, 0))
+
+    def _least(self, steps: int) -> int:
+        """The steps that every worker has input for; it also agrees on how long a call may be."""
         # Before the first step is timed, a call of many could take minutes.
         seconds = self.meter.seconds_per_step
         limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
-        count = min(self.steps_per_call, limit, max(boundary - step, 0))
         # Workers time their steps apart, and must make the same calls.
-        return int(self.replicas.gather([count])[:, 0].min())
+        table = self.replicas.gather([steps, min(self.steps_per_call, limit)])
+        self._longest_call = int(table[:, 1].min())
+        least = int(table[:, 0].min())
+        if (table[:, 0] != least).any():
+            _log.warning(
+                "worker %d's input ended before another worker's: training ends with it; give "
+                "every worker the same global batches",
+                int(table[:, 0].argmin()),
+            )
+        return least
 
     def _boundary(self, step: int) -> None:
         if self._directory is not None:
@@ -486,3 +525,8 @@ class Trainer:
             if error is None:
                 raise
             _log.error("%s", closing_error)
+
+
+def _remaining(step: int, last: int) -> int | None:
+    """How many steps are to come; None where only the end of the input is the last."""
+    return None if last == END_OF_INPUT else last - step

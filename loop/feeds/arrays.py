@@ -65,6 +65,15 @@ class Arrays:
         self.transform = transform
         self.partners = partners
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every example was seen; the last may be of the next epoch too."""
+        return self.steps_in(1)
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps until every example was seen so many times; the last may be of the next too."""
+        return -(-epochs * self.size // self.batch_size)
+
     def resident(self) -> Batch:
         """The arrays as tensors on the current device."""
         return {name: tf.constant(array) for name, array in self.arrays.items()}

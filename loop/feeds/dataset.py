@@ -78,6 +78,10 @@ class Dataset:
         """Nothing stays on the device."""
         return {}
 
+    def available(self, first_step: int, count: int) -> int:
+        """How many of `count` steps from `first_step` have a batch before the data set ends."""
+        return self._stream.available(first_step, count)
+
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """The replica's part of the batches of `count` steps, name -> [capacity, P, ...]."""
         return self._stream.chunk(first_step, count, capacity, layout)

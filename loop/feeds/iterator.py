@@ -104,15 +104,26 @@ class ResumableIterator:
         """Nothing stays on the device."""
         return {}
 
+    def available(self, first_step: int, count: int) -> int:
+        """How many of `count` steps from `first_step` have a batch before the iterator ends."""
+        with self._lock:
+            found = self._stream.available(first_step, count)
+            self._keep_state()
+            return found
+
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """The replica's part of the batches of `count` steps, name -> [capacity, P, ...]."""
         with self._lock:
             chunk = self._stream.chunk(first_step, count, capacity, layout)
-            position = self._stream.position
-            if position is not None and position not in self._states:
-                kept = list(self._states.items())[1 - _STATES_KEPT :]
-                self._states = {**dict(kept), position: encoded(self._iterator.get_state())}
+            self._keep_state()
             return chunk
+
+    def _keep_state(self) -> None:
+        """Keeps the iterator's state under the step that it is at."""
+        position = self._stream.position
+        if position is not None and position not in self._states:
+            kept = list(self._states.items())[1 - _STATES_KEPT :]
+            self._states = {**dict(kept), position: encoded(self._iterator.get_state())}
 
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """One row of the chunk, transformed."""

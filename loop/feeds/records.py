@@ -93,6 +93,15 @@ class Records:
         )
         self._spec: Spec | None = None
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every example was seen; the last may be of the next epoch too."""
+        return self.steps_in(1)
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps until every example was seen so many times; the last may be of the next too."""
+        return -(-epochs * self.size // self.batch_size)
+
     def resident(self) -> Batch:
         """Nothing stays on the device."""
         return {}

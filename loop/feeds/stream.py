@@ -51,14 +51,32 @@ class BatchStream:
         self._seek = seek
         self._source: Iterator[Mapping[str, Any]] = iter(())
         self._spec: Spec | None = None
-        self._held: tuple[int, list[HostBatch]] | None = None
+        self._failure: tuple[int, Exception] | None = None
+        self._held: tuple[int, list[HostBatch]] = (0, [])
         # An action may look at a batch while the next call's are being read.
         self._lock = threading.Lock()
 
     def reset(self) -> None:
         """Forgets the place in the source, which was changed from outside."""
         with self._lock:
-            self.position = self._held = None
+            self.position = None
+            self._held = (0, [])
+            self._failure = None
+
+    def available(self, first_step: int, count: int) -> int:
+        """How many of the batches of `count` steps there are before the source ends; reads them.
+
+        Raises:
+          FeedError: if there is none at step 0, or a batch is not like the first.
+        """
+        with self._lock:
+            found = len(self._batches(first_step, count))
+        if count and not found and first_step == 0:
+            raise FeedError(
+                f"{self._owner}: expected at least one batch of {self._batch_size} examples, found "
+                "none; look at the paths and filters that it comes from"
+            )
+        return found
 
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """A replica's part of the batches of `count` steps: name -> [capacity, P, ...].
@@ -67,10 +85,14 @@ class BatchStream:
           FeedError: where the source ends early, or a batch is not like the first.
         """
         with self._lock:
-            batches = self._batches(first_step, count)
-            if self._spec is None:
-                self._batches(first_step, 1)  # Only for the shapes; the next call seeks back.
-            assert self._spec is not None
+            # Of no steps the shapes are asked for; the batch that tells them is held for later.
+            batches = self._batches(first_step, count or int(self._spec is None))[:count]
+            if len(batches) < count or self._spec is None:
+                self._raise_failure_at(first_step + len(batches))
+                raise FeedError(
+                    f"{self._owner}: ran dry at step {first_step + len(batches)}: expected a batch "
+                    "for every step that is asked for, found the end; repeat() the data set"
+                )
             return stacked(batches, self._spec, capacity, layout)
 
     def batches(self) -> Iterator[HostBatch]:
@@ -79,26 +101,43 @@ class BatchStream:
             yield self._checked(batch, step, partial=True)
 
     def _batches(self, first_step: int, count: int) -> list[HostBatch]:
-        """The global batches; those of the last call again for the other replicas."""
-        if self._held is not None and self._held[0] == first_step and len(self._held[1]) == count:
-            return self._held[1]
-        self._held = None
-        if self.position != first_step:
+        """The global batches before the end; those of the last call again for other replicas."""
+        first_held, held = self._held
+        if first_held == first_step and len(held) >= count:
+            return held[:count]
+        known = held if first_held == first_step else []
+        self._raise_failure_at(first_step)
+        if self.position != first_step + len(known):
+            known = []
             self._source = self._seek(first_step)
         self.position = None
-        read = [self._read(step) for step in range(first_step, first_step + count)]
-        self.position = first_step + count
+        self._held = (0, [])
+        read = [*known]
+        try:
+            while len(read) < count and (batch := self._read(first_step + len(read))) is not None:
+                read.append(batch)
+        except Exception as error:
+            if not read:
+                raise
+            # The steps before it can be run; who asks for this one gets the error.
+            self._failure = first_step + len(read), error
+        self.position = first_step + len(read)
         self._held = first_step, read
         return read
 
-    def _read(self, step: int) -> HostBatch:
+    def _raise_failure_at(self, step: int) -> None:
+        """Raises what went wrong at a step when it was read ahead; the next call reads it anew."""
+        if self._failure is not None and self._failure[0] == step:
+            failure = self._failure[1]
+            self.position = self._failure = None
+            raise failure
+
+    def _read(self, step: int) -> HostBatch | None:
+        """The next batch, which is that of `step`; None at the end."""
         try:
             batch = next(self._source)
         except StopIteration:
-            raise FeedError(
-                f"{self._owner}: ran dry at step {step}: expected a batch for every step of the "
-                "run, found the end; repeat() the data set, or train for fewer steps"
-            ) from None
+            return None
         except tf.errors.OpError as error:
             reason = str(error.message).splitlines()[0]
             raise FeedError(f"{self._owner}: the batch of step {step} failed: {reason}") from error

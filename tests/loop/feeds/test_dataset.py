@@ -213,13 +213,6 @@ def test_a_batch_that_does_not_fit_is_one_line(make, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_over_a_dry_data_set_ends_with_the_line():
-    """Also from the thread that reads ahead."""
-    examples = {"x": np.zeros([8, 5], np.float32), "y": np.zeros([8], np.float32)}
-    with pytest.raises(FeedError, match="ran dry at step 4"):
-        feed_runs.trained(Dataset(_dataset(examples), batch_size=8))
-
-
 def test_a_data_set_that_cannot_be_exact_is_refused():
     """No data set, an order of chance, an endless evaluation, no batch size."""
     place = layout(8)
