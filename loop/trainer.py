@@ -8,6 +8,8 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import tensorflow as tf
+
 from loop import distribute
 from loop.actions.best import BestCheckpoints
 from loop.actions.every import Boundaries, Every, in_order
@@ -20,7 +22,7 @@ from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunctio
 from loop.compiled.purity import Declared
 from loop.errors import NonFiniteError, WorkerLostError
 from loop.evaluation.evaluation import CompiledEvaluation, Evaluation
-from loop.feeds import Feed, HasState, position
+from loop.feeds import Feed, HasState, as_feed, position
 from loop.feeds.epochs import END_OF_INPUT, last_step
 from loop.global_step import GlobalStep
 from loop.keras import adapter
@@ -50,7 +52,8 @@ class Trainer:
 
     Args:
       step: batch -> dict of scalars; a `GradientStep` or any function.
-      feed: the source of batches; its seed is the run's.
+      feed: the source of batches, of `loop.feeds` or a `tf.data.Dataset` of batches as it is (see
+        `loop.feeds.Dataset`); its seed is the run's.
       state: the owners of all state by name: models, optimizers, metrics, variables, and mappings
         or lists of these (see `loop.variables.named`). The counter, the step's own (`step.state`)
         and what a `GradientStep` trains, with its optimizer, need not be in it. A step that assigns
@@ -89,14 +92,14 @@ class Trainer:
     Raises:
       ValueError: on an interval below 0, a state that names a variable twice, or variables made
         outside the scope of several replicas.
-      TypeError: on an owner of state of an unknown kind.
+      TypeError: on an owner of state of an unknown kind, or on what is no feed.
     """
 
     def __init__(
         self,
         *,
         step: StepFunction,
-        feed: Feed,
+        feed: Feed | tf.data.Dataset,
         state: Any = None,
         directory: str | os.PathLike[str] | RunDirectory | None = None,
         compile: Mode | Literal["auto"] = "auto",
@@ -122,7 +125,7 @@ class Trainer:
             raise ValueError(f"Trainer: stall_seconds must be above 0, got {stall_seconds}")
         if evaluate_every and evaluation is None:
             raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
-        self.feed = feed
+        self.feed: Feed = as_feed(feed, "Trainer")
         self.meter = Meter()
         self.replicas = replicas or distribute.single()
         with self.replicas.scope():

@@ -278,6 +278,7 @@ class CompiledLoop:
         local = self._replicas.first(chunk)
         signature = {name: (array.dtype, array.shape) for name, array in local.items()}
         if not self._signature:
+            self._refuse_strings(local)
             self._signature = signature
         elif signature != self._signature:
             shown = [
@@ -292,6 +293,19 @@ class CompiledLoop:
             raise RuntimeError(
                 f"compile: the call would be traced again, since {'; '.join(changed)}; a feed's "
                 "chunks must keep their shapes and dtypes"
+            )
+
+    def _refuse_strings(self, chunk: Mapping[str, tf.Tensor]) -> None:
+        """XLA has no kernel that takes them, and its own error names no column."""
+        if self.mode != "xla":
+            return
+        columns = {**self._replicas.first(self._resident), **chunk}
+        names = [name for name, array in columns.items() if array.dtype == tf.string]
+        if names:
+            raise ValueError(
+                f"compile=xla: expected a feed of numbers, found {names[0].removeprefix('batch/')!r}"
+                " with strings; leave it out or encode it as numbers in the feed, or use "
+                "compile=graph"
             )
 
     def _steps(self, chunk: Any, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

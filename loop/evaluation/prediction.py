@@ -14,6 +14,7 @@ from loop.compiled.compiled_loop import Mode
 from loop.compiled.regions import xla_region
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
+from loop.feeds.as_feed import as_evaluation_feed
 from loop.feeds.evaluating import ResidentEvaluation
 
 PredictionFunction = Callable[[dict[str, tf.Tensor]], Mapping[str, tf.Tensor]]
@@ -44,8 +45,13 @@ class Prediction:
     """
 
     def __init__(
-        self, function: PredictionFunction, feed: EvaluationFeed, mode: Mode, replicas: Replicas
+        self,
+        function: PredictionFunction,
+        feed: EvaluationFeed | tf.data.Dataset,
+        mode: Mode,
+        replicas: Replicas,
     ) -> None:
+        feed = as_evaluation_feed(feed, "Prediction")
         if replicas.workers > 1:
             raise ValueError(
                 f"Prediction: expected one worker, found {replicas.workers}; predict from the "

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from loop.feeds.layout import Layout
 
-Batch = dict[str, tf.Tensor]
+Batch = Any
+"""A nest of tensors: a dict, a tuple, or parts within parts; see `loop.feeds.nest`."""
+
 Chunk = dict[str, npt.NDArray[Any]]
 
 

@@ -14,7 +14,7 @@ from loop.feeds.errors import FeedError
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
 from loop.feeds.position import decoded, encoded
-from loop.feeds.stream import BatchStream, unstacked
+from loop.feeds.stream import BatchStream
 
 _STATES_KEPT = 8
 """Enough for the call that runs, the next one, and one or two batches read between them."""
@@ -24,7 +24,7 @@ class StatefulIterator(Protocol):
     """An iterator of batches with a place, such as grain's `DatasetIterator`."""
 
     def __next__(self) -> Mapping[str, Any]:
-        """The next global batch: name -> array [batch_size, ...]."""
+        """The next global batch: a nest of arrays [batch_size, ...]."""
 
     def get_state(self) -> Any:
         """The place: dicts, lists, tuples, bytes, numbers and strings."""
@@ -128,7 +128,7 @@ class ResumableIterator:
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """One row of the chunk, transformed."""
         del resident
-        batch = unstacked(chunk, row)
+        batch = self._stream.unstacked(chunk, row)
         return self.transform(batch) if self.transform else batch
 
     def example_ids(self, step: int) -> None:
