@@ -300,12 +300,15 @@ class CompiledLoop:
         if self.mode != "xla":
             return
         columns = {**self._replicas.first(self._resident), **chunk}
-        names = [name for name, array in columns.items() if array.dtype == tf.string]
+        names = [
+            name.removeprefix("batch/")
+            for name, array in columns.items()
+            if array.dtype == tf.string
+        ]
         if names:
             raise ValueError(
-                f"compile=xla: expected a feed of numbers, found {names[0].removeprefix('batch/')!r}"
-                " with strings; leave it out or encode it as numbers in the feed, or use "
-                "compile=graph"
+                f"compile=xla: expected a feed of numbers, found {names[0]!r} with strings; leave "
+                "it out or encode it as numbers in the feed, or use compile=graph"
             )
 
     def _steps(self, chunk: Any, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

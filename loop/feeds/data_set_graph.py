@@ -167,7 +167,10 @@ def _batch_node(graph: Any) -> Any | None:
     """The operation that makes the batches, if nothing after it drops, repeats or joins any."""
     by_name = {node.name: node for node in graph.node}
     node = next(by_name[n.input[0]] for n in graph.node if n.op == "_Retval")
-    while node.op in _ONE_TO_ONE:
+    # A factory's data set from step 0 on ends in a skip of nothing.
+    while node.op in _ONE_TO_ONE or (
+        node.op == "SkipDataset" and not int(_value(by_name[node.input[1]]))
+    ):
         node = by_name[node.input[0]]
     return node if node.op in _BATCHES else None
 

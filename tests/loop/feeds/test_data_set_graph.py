@@ -106,6 +106,8 @@ _PLAIN = tf.data.Dataset.range(10)
         (lambda: _PLAIN.filter(lambda i: i > 3).batch(4), Facts(4, None, ())),
         (lambda: _PLAIN.batch(4).repeat(2), Facts(None, None, ())),
         (lambda: _PLAIN.batch(5, drop_remainder=True).repeat(3), Facts(5, 6, ())),
+        (lambda: _PLAIN.batch(4).skip(0), Facts(4, 2, ())),
+        (lambda: _PLAIN.batch(4).skip(1), Facts(None, None, ())),
         (lambda: _PLAIN, Facts(None, None, ())),
         (_drawing, Facts(2, 4, ("RandomUniform",))),
         (

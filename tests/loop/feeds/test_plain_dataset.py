@@ -140,7 +140,7 @@ def test_strings_are_refused_by_name_under_xla():
         trainer = loop.Trainer(
             step=lambda b: {"x": tf.reduce_sum(b["x"])}, feed=feed, compile="xla"
         )
-        with pytest.raises(ValueError, match="compile=xla: .*'word'.* strings"):
+        with pytest.raises(ValueError, match=r"compile=xla: .*'word'.* strings"):
             trainer.train(until=2)
 
 
@@ -150,7 +150,7 @@ def test_strings_are_refused_by_name_under_xla():
         ({"x": np.zeros(3)}, r"found dict .*loop.feeds.Arrays\(arrays, batch_size"),
         (np.zeros(3), r"found ndarray .*loop.feeds.Arrays"),
         (iter([1]), r"found list_iterator .*get_state and set_state"),
-        (lambda seed, step: None, r"found function .*loop.feeds.Dataset\(make"),
+        (_shuffled, r"found function .*loop.feeds.Dataset\(make"),
         (Arrays, r"make one: Arrays\("),
         (7, r"found int .*docs/extending.md"),
     ],
@@ -167,9 +167,9 @@ def test_single_examples_are_no_batches():
     examples = tf.data.Dataset.from_tensor_slices(feed_runs.data())
     with pytest.raises(FeedError, match=r"found single examples .*add .batch\(SIZE"):
         Dataset(examples)
-    with pytest.raises(TypeError, match="found dict; use feeds.Arrays for arrays"):
+    with pytest.raises(TypeError, match=r"found dict; use feeds\.Arrays for arrays"):
         Dataset({"x": np.zeros(3)}, batch_size=1)
     with pytest.raises(ValueError, match="a function that makes the data set needs `batch_size`"):
-        Dataset(lambda seed, step: examples)
-    with pytest.raises(TypeError, match="use feeds.Dataset for a tf.data.Dataset"):
+        Dataset(lambda *_: examples)
+    with pytest.raises(TypeError, match=r"use feeds\.Dataset for a tf.data.Dataset"):
         Arrays(examples, batch_size=1)
