@@ -249,7 +249,8 @@ def as_array(value: Any, what: str, *, copied: bool = False) -> Array:
     """
     if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
         raise FeedError(
-            f"{what} expected to be an array, found {type(value).__name__}; make it dense"
+            f"{what} expected to be an array, found {type(value).__name__}; make it dense with "
+            "one length for all batches, as in tensor.to_tensor(shape=[None, LENGTH])"
         )
     try:
         array = np.array(value) if copied else np.asarray(value)
