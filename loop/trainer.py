@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import tensorflow as tf
 
 from loop import distribute
 from loop.actions.best import BestCheckpoints
@@ -18,10 +20,11 @@ from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
 from loop.computation import Computation
-from loop.errors import NonFiniteError
+from loop.errors import NonFiniteError, WorkerLostError
 from loop.evaluation.evaluation import Evaluation
 from loop.evaluation.run_evaluations import RunEvaluations
-from loop.feeds import Feed
+from loop.feeds import Feed, as_feed
+from loop.feeds.epochs import END_OF_INPUT, last_step
 from loop.global_step import GlobalStep
 from loop.nonfinite import examination
 from loop.rows import Rows
@@ -54,7 +57,8 @@ class Trainer:
 
     Args:
       step: batch -> dict of scalars; a `GradientStep` or any function.
-      feed: the source of batches; its seed is the run's.
+      feed: the source of batches, of `loop.feeds` or a `tf.data.Dataset` of batches as it is (see
+        `loop.feeds.Dataset`); its seed is the run's.
       state: the owners of all state by name: models, optimizers, metrics, variables, and mappings
         or lists of these (see `loop.variables.named`). The counter, the step's own (`step.state`)
         and what a `GradientStep` trains, with its optimizer, need not be in it. A step that assigns
@@ -90,21 +94,21 @@ class Trainer:
       rows: the last call's rows; None before it.
       evaluations: (step, results) of every evaluation of the run; a resumed one's earlier ones are
         known to the chief, from opening on.
-      stop_reason: why training ended early; None if it did not.
+      stop_reason: why training ended early, such as the end of the input; None if it did not.
       stop_signal: the signal that ended it, on whichever worker it came; None without one.
       steps_per_call: see above.
 
     Raises:
       ValueError: on an interval below 0, a state that names a variable twice, or variables made
         outside the scope of several replicas.
-      TypeError: on an owner of state of an unknown kind.
+      TypeError: on an owner of state of an unknown kind, or on what is no feed.
     """
 
     def __init__(
         self,
         *,
         step: StepFunction,
-        feed: Feed,
+        feed: Feed | tf.data.Dataset,
         state: Any = None,
         directory: str | os.PathLike[str] | RunDirectory | None = None,
         compile: Mode | Literal["auto"] = "auto",
@@ -131,18 +135,18 @@ class Trainer:
             raise ValueError(f"Trainer: stall_seconds must be above 0, got {stall_seconds}")
         if evaluate_every and evaluation is None:
             raise ValueError(f"Trainer: evaluate_every={evaluate_every} needs an evaluation")
-        self.feed = feed
+        self.feed: Feed = as_feed(feed, "Trainer")
         self._step = step
         self.meter = Meter()
         self.replicas = replicas or distribute.single()
         with self.replicas.scope():
             self.global_step = GlobalStep()
         if steps_per_call is None:
-            steps_per_call = int(getattr(feed, "steps_per_call", 64))
+            steps_per_call = int(getattr(self.feed, "steps_per_call", 64))
         self.steps_per_call = steps_per_call
         computation = Computation.of(
             step,
-            feed,
+            self.feed,
             state,
             self.global_step,
             self.replicas,
@@ -179,6 +183,7 @@ class Trainer:
         self._signals: StopSignals | None = None
         self._ready = False
         self._closed = False
+        self._longest_call = 1
         self._chosen: CompiledLoop | None = None
         self._compiled = False
         self._streak = 0
@@ -245,8 +250,10 @@ class Trainer:
                 "(within the `with` block), or make another trainer to go on"
             )
 
-    def train(self, *, until: int) -> None:
+    def train(self, *, until: int | None = None, epochs: int | None = None) -> None:
         """Trains until `until` steps are finished in all, then saves.
+
+        An input that ends before ends training in the same way; `stop_reason` then says so.
 
         In the main thread the first SIGINT (Ctrl-C, a notebook's stop button) or SIGTERM on any
         worker ends training after the call under way: its rows are written and the checkpoint is
@@ -257,31 +264,37 @@ class Trainer:
         no handler is set.
 
         Args:
-          until: a global step; at or below the current one nothing is trained.
+          until: a global step; at or below the current one nothing is trained. None for the end
+            of the input.
+          epochs: instead of `until`, times through the data counted from step 0; see
+            `feed.steps_per_epoch`.
 
         Raises:
+          ValueError: with both; with `epochs` where the feed does not know its length; without
+            either, where the feed has no end.
           NonFiniteError: a step was not finite and the run was not to skip it.
           WorkerLostError: another worker is gone.
           What `open` raises, and CheckpointError where a save failed.
           KeyboardInterrupt, SystemExit: after a signal; `train` goes on from there.
         """
         self._refuse_if_closed()
+        last = last_step(self.feed, until, epochs)
         self.stop_reason, self.stop_signal = None, None
         with held_back(self._stop_signals) as self._signals:
-            self._train(until)
+            self._train(last)
 
-    def _train(self, until: int) -> None:
+    def _train(self, last: int) -> None:
         self._opened()
         step = int(self.global_step)
-        if step < until:
+        if step < last:
             # First: an evaluation at the start is then compiled in the same mode.
-            self.compiled_loop(steps=until - step)
+            self.compiled_loop(steps=_remaining(step, last))
         for every in self._actions:
             if every.at_start and every.is_due(step):
                 every.action(self)
         self._answer_signal()
-        if step < until and self.stop_reason is None:
-            step = self._calls(step, until)
+        if step < last and self.stop_reason is None:
+            step = self._calls(step, last)
         for every in self._actions:
             if every.at_end and not every.is_due(step):
                 every.action(self)
@@ -291,7 +304,8 @@ class Trainer:
 
     def _calls(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
-        loop = self.compiled_loop(steps=until - step)
+        loop = self.compiled_loop(steps=_remaining(step, until))
+        self._least(0)
         calls = prefetched_calls(
             loop.prepare,
             lambda step: self._count(step, until),
@@ -299,13 +313,15 @@ class Trainer:
             until=until,
             meter=self.meter,
             stall_seconds=self._stall_seconds,
+            least=self._least,
         )
         progress = None
         with contextlib.ExitStack() as last_first:
             if self._shows_progress:
-                progress = last_first.enter_context(Progress(until, seconds=PROGRESS_SECONDS))
+                known = None if until == END_OF_INPUT else until
+                progress = last_first.enter_context(Progress(known, seconds=PROGRESS_SECONDS))
             last_first.enter_context(contextlib.closing(calls))
-            for call in calls:
+            for call in last_first.enter_context(contextlib.closing(self._saving(calls))):
                 self._run(loop, call)
                 step = call.step + call.count
                 if progress is not None:
@@ -314,8 +330,23 @@ class Trainer:
                 assert self.rows is not None
                 self._show(self.rows)
                 if self.stop_reason is not None:
-                    break
+                    return step
+        if step < until:
+            self.stop(f"the input ended at step {step}")
+            wanted = "" if until == END_OF_INPUT else f", before step {until}"
+            level = logging.WARNING if wanted else logging.INFO
+            _log.log(level, "%s%s: training ends here", self.stop_reason, wanted)
         return step
+
+    def _saving(self, calls: Iterator[Call]) -> Generator[Call]:
+        """The calls; an error of the input is raised after a save, as of a step not finite."""
+        try:
+            yield from calls
+        except WorkerLostError:
+            raise
+        except Exception:
+            self.save()
+            raise
 
     def _run(self, loop: CompiledLoop, call: Call) -> None:
         """One compiled call, and its rows to the writers."""
@@ -325,11 +356,11 @@ class Trainer:
                 phase = "compile"
             else:
                 with self.meter.phase("compile"):
-                    loop.run(call.chunk, 0)
+                    loop.run(call.prepared, 0)
             self._compiled = True
         with self.meter.phase(phase):
             outcome = loop.run(
-                call.chunk, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
+                call.prepared, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
             )
         self.rows, self._streak = outcome.rows, outcome.streak
         if phase == "train":
@@ -357,12 +388,24 @@ class Trainer:
     def _count(self, step: int, until: int) -> int:
         """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
         boundary = min([until, *(every.next_boundary(step) for every in self._actions)])
+        return min(self._longest_call, max(boundary - step, 0))
+
+    def _least(self, steps: int) -> int:
+        """The steps that every worker has input for; it also agrees on how long a call may be."""
         # Before the first step is timed, a call of many could take minutes.
         seconds = self.meter.seconds_per_step
         limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
-        count = min(self.steps_per_call, limit, max(boundary - step, 0))
         # Workers time their steps apart, and must make the same calls.
-        return int(self.replicas.gather([count])[:, 0].min())
+        table = self.replicas.gather([steps, min(self.steps_per_call, limit)])
+        self._longest_call = int(table[:, 1].min())
+        least = int(table[:, 0].min())
+        if (table[:, 0] != least).any():
+            _log.warning(
+                "worker %d's input ended before another worker's: training ends with it; give "
+                "every worker the same global batches",
+                int(table[:, 0].argmin()),
+            )
+        return least
 
     def _boundary(self, step: int) -> None:
         self._directory.poll()
@@ -495,3 +538,8 @@ class Trainer:
             if error is None:
                 raise
             _log.error("%s", closing_error)
+
+
+def _remaining(step: int, last: int) -> int | None:
+    """How many steps are to come; None where only the end of the input is the last."""
+    return None if last == END_OF_INPUT else last - step

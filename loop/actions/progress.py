@@ -29,7 +29,7 @@ class Progress:
     In a notebook the bar needs the package ipywidgets; without it there are plain lines.
 
     Args:
-      until: the last step.
+      until: the last step; None where it is not known.
       console: where to; stderr by default, since stdout belongs to results.
       seconds: the least between two plain lines, but for that of the last step.
       clock: seconds since some moment.
@@ -37,13 +37,14 @@ class Progress:
 
     def __init__(
         self,
-        until: int,
+        until: int | None,
         console: rich_console.Console | None = None,
         *,
         seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._until = until
+        self._until = math.inf if until is None else until
+        self._of = "" if until is None else f"/{until}"
         self._console = console or rich_console.Console(stderr=True)
         self._seconds = seconds
         self._clock = clock
@@ -58,7 +59,7 @@ class Progress:
         widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets")
         if self._console.is_terminal or widgets:
             self._bar = rich_progress.Progress(
-                rich_progress.TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                rich_progress.TextColumn(f"step {{task.completed:.0f}}{self._of}"),
                 rich_progress.BarColumn(),
                 rich_progress.TextColumn("{task.description}"),
                 rich_progress.TimeRemainingColumn(compact=True),
@@ -66,7 +67,9 @@ class Progress:
                 # Rich would send a stdout that is a file to the terminal too.
                 redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
             )
-            self._task = self._bar.add_task("compiling", total=self._until)
+            self._task = self._bar.add_task(
+                "compiling", total=None if self._until == math.inf else self._until
+            )
             self._stderr = sys.stderr
             with contextlib.suppress(OSError):
                 self._bar.start()
@@ -116,9 +119,11 @@ class Progress:
             return
         self._next = now + self._seconds
         left = (self._until - row["step"]) * trainer.meter.seconds_per_step
+        if left < math.inf:
+            shown.append(f"{left:.0f} s left")
         with contextlib.suppress(OSError):
             self._console.print(
-                f"step {row['step']:.0f}/{self._until}  {'  '.join(shown)}  {left:.0f} s left",
+                f"step {row['step']:.0f}{self._of}  {'  '.join(shown)}",
                 highlight=False,
                 soft_wrap=True,
             )

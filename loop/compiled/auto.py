@@ -200,19 +200,19 @@ def _seconds_per_step(loop: CompiledLoop, start: int, steps: int) -> float:
     than the run has steps: a finite data set may have no others.
     """
     longest = max(1, min(loop.steps_per_call, steps))
-    chunk = loop.prepare(start, 1 if steps else 0)
-    loop.run(chunk, 0)
-    if not steps:
-        return 0.0
-    count, spent = 1, 0.0
-    while True:
-        chunk = loop.prepare(start, count)
+    prepared = loop.prepare(start, 1 if steps else 0)
+    loop.run(prepared, 0)
+    count = 1
+    while prepared.count:
         began = time.perf_counter()
-        loop.run(chunk, count, max_nonfinite=NEVER)
+        loop.run(prepared, prepared.count, max_nonfinite=NEVER)
         spent = time.perf_counter() - began
-        if spent >= _ROUND_SECONDS or count == longest:
-            return spent / count
+        ended = prepared.count < count
+        if spent >= _ROUND_SECONDS or count == longest or ended:
+            return spent / prepared.count
         count = min(longest, count * 4)
+        prepared = loop.prepare(start, count)
+    return 0.0
 
 
 def default_cache() -> Path:

@@ -24,7 +24,8 @@ from loop.compiled.regions import graph_region, xla_region
 from loop.compiled.traced import traced_method, weak_method
 from loop.compiled.undo import Before
 from loop.distribute import Replicas
-from loop.feeds import Feed, layout
+from loop.feeds import Feed, FeedError, layout
+from loop.feeds.feed import available
 from loop.global_step import GlobalStep
 from loop.gradients import reduce_sum
 from loop.rows import CAPACITY, Rows, packed
@@ -40,6 +41,20 @@ StepHook = Callable[[StepContext], None]
 
 NEVER = 2**31 - 1
 """As `max_nonfinite`: no number of non-finite steps ends a call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a call reads, in place.
+
+    Attributes:
+      chunk: the feed's arrays as tensors, per replica; None where a feed that was opened at its end
+        cannot tell their shapes.
+      count: its steps: those asked for, or fewer where the input ends.
+    """
+
+    chunk: Any
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,24 +162,33 @@ class CompiledLoop:
             else traced_method(self._steps, jit_compile=whole or None)
         )
 
-    def prepare(self, first_step: int, count: int) -> Any:
+    def prepare(self, first_step: int, count: int) -> Prepared:
         """Fetches what a call of `count` steps from `first_step` needs, as tensors in place.
 
         Touches no state of the run: it may be called ahead, from another thread.
         """
-        return self._replicas.per_replica(
-            functools.partial(self._chunk, first_step=first_step, count=count)
-        )
+        there = available(self._feed, first_step, count)
+        try:
+            chunk = self._replicas.per_replica(
+                functools.partial(self._chunk, first_step=first_step, count=there)
+            )
+        except FeedError:
+            if there or not count:
+                raise
+            chunk = None
+        return Prepared(chunk, there)
 
     def _chunk(self, replica: int, *, first_step: int, count: int) -> dict[str, tf.Tensor]:
         chunk = self._feed.chunk(first_step, count, self.steps_per_call, self._layouts[replica])
         return {name: tf.constant(array) for name, array in chunk.items()}
 
-    def run(self, chunk: Any, count: int, *, max_nonfinite: int = 0, streak: int = 0) -> Outcome:
-        """Runs `count` steps on a prepared chunk.
+    def run(
+        self, prepared: Prepared, count: int, *, max_nonfinite: int = 0, streak: int = 0
+    ) -> Outcome:
+        """Runs `count` of the prepared steps, or all of them if these are fewer.
 
         Args:
-          chunk: from `prepare` for the current step.
+          prepared: from `prepare` for the current step.
           count: at most `steps_per_call`; 0 compiles without running a step.
           max_nonfinite: non-finite steps in a row that are skipped; one more ends the call.
           streak: non-finite steps in a row before this call.
@@ -181,12 +205,13 @@ class CompiledLoop:
             raise ValueError(
                 f"compile: count must be in [0, steps_per_call={self.steps_per_call}], got {count}"
             )
-        self._guard(chunk)
-        arguments = self._arguments(chunk, count, max_nonfinite, streak)
+        self._guard(prepared.chunk)
+        count = min(count, prepared.count)
+        arguments = self._arguments(prepared.chunk, count, max_nonfinite, streak)
         if self._traced is None:
             self._traced = self._call
             if self.mode == "xla":
-                for given in (self._resident, chunk):
+                for given in (self._resident, prepared.chunk):
                     uncompilable.refuse_strings(self._replicas.first(given))
             if self.mode == "eager":
                 self._traced = functools.partial(without_inner_frames, self._call)
@@ -210,7 +235,7 @@ class CompiledLoop:
         """
         if self.mode == "eager":
             raise ValueError("compile: eager mode has no graph to list the operations of")
-        chunk = self.prepare(self.first_step(), 0)
+        chunk = self.prepare(self.first_step(), 0).chunk
         graph = self._concrete(self._arguments(chunk, 0, 0, 0)).graph
         definition = graph.as_graph_def()
         nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
@@ -246,7 +271,7 @@ class CompiledLoop:
 
     def signature(self) -> list[str]:
         """The dtypes and shapes of what a call reads: one kind of step told from another."""
-        inputs = (self._resident, self.prepare(self.first_step(), 0), self._positions)
+        inputs = (self._resident, self.prepare(self.first_step(), 0).chunk, self._positions)
         local = [self._replicas.first(one) for one in inputs]
         return [f"{leaf.dtype.name}{leaf.shape}" for leaf in tf.nest.flatten(local)]
 

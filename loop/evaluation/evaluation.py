@@ -18,6 +18,7 @@ from loop.compiled.regions import xla_region
 from loop.compiled.traced import take_apart, traced_method, weak_method
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
+from loop.feeds.as_feed import as_evaluation_feed
 from loop.feeds.evaluating import ResidentEvaluation, StreamedEvaluation
 from loop.metrics import Mean, Metric, State
 from loop.user_code import called_for_values, without_inner_frames
@@ -41,7 +42,8 @@ class Evaluation:
 
     Args:
       function: batch -> dict of values, one an example, [B, ...]; the model in inference mode.
-      feed: the examples, with its `batch_size` a call's global batch; its order is not used.
+      feed: the examples, with its `batch_size` a call's global batch; its order is not used. A
+        finite `tf.data.Dataset` of batches is taken as it is.
       metrics: name -> metric of what the function returns; None for the mean of each value.
       batches_per_call: of a feed that streams.
 
@@ -53,7 +55,7 @@ class Evaluation:
     def __init__(
         self,
         function: EvaluationFunction,
-        feed: EvaluationFeed,
+        feed: EvaluationFeed | tf.data.Dataset,
         *,
         metrics: Mapping[str, Metric] | None = None,
         batches_per_call: int = 16,
@@ -62,11 +64,7 @@ class Evaluation:
             raise ValueError(
                 f"Evaluation: batches_per_call must be at least 1, got {batches_per_call}"
             )
-        if not isinstance(feed, (ResidentEvaluation, StreamedEvaluation)):
-            raise TypeError(
-                f"Evaluation: {type(feed).__name__} expected to have evaluation_chunk or "
-                "evaluation_chunks, found neither; use Arrays, Records or a finite Dataset"
-            )
+        feed = as_evaluation_feed(feed, "Evaluation")
         self.function = function
         self.feed = feed
         self.metrics = None if metrics is None else dict(metrics)

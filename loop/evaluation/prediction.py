@@ -18,6 +18,7 @@ from loop.compiled.regions import xla_region
 from loop.compiled.traced import traced_method, weak_method
 from loop.distribute import Replicas
 from loop.feeds import Chunk, EvaluationFeed, layout
+from loop.feeds.as_feed import as_evaluation_feed
 from loop.feeds.evaluating import ResidentEvaluation
 from loop.user_code import called_for_values, without_inner_frames
 
@@ -53,8 +54,13 @@ class Prediction:
     """
 
     def __init__(
-        self, function: PredictionFunction, feed: EvaluationFeed, mode: Mode, replicas: Replicas
+        self,
+        function: PredictionFunction,
+        feed: EvaluationFeed | tf.data.Dataset,
+        mode: Mode,
+        replicas: Replicas,
     ) -> None:
+        feed = as_evaluation_feed(feed, "Prediction")
         if replicas.workers > 1:
             raise ValueError(
                 f"Prediction: expected one worker, found {replicas.workers}; predict from the "

@@ -1,6 +1,7 @@
 """Sources of batches."""
 
 from loop.feeds.arrays import Arrays
+from loop.feeds.as_feed import as_feed
 from loop.feeds.batch_at import batch_at
 from loop.feeds.dataset import Dataset, repeated
 from loop.feeds.errors import DamagedRecordError, FeedError
@@ -30,6 +31,7 @@ __all__ = [
     "RecordFiles",
     "Records",
     "ResumableIterator",
+    "as_feed",
     "batch_at",
     "facts_of",
     "layout",

@@ -10,9 +10,12 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from loop.feeds import facts
+from loop.feeds.errors import FeedError
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
+from loop.feeds.nest import rebuilt
 from loop.feeds.order import Order
+from loop.feeds.stream import as_arrays
 
 Transform = Callable[[Batch], Batch]
 
@@ -24,8 +27,9 @@ class Arrays:
     permutation of its own. So no example is dropped, and a batch may be part of two epochs.
 
     Args:
-      arrays: name -> array [N, ...]; all of the same N. Kept in their dtype: uint8 images take a
-        quarter of the memory and are converted in `transform`.
+      arrays: a nest of arrays [N, ...], all of the same N: a dict, a tuple `(x, y)`, dicts within
+        dicts (see `loop.feeds.nest`). Kept in their dtype: uint8 images take a quarter of the
+        memory and are converted in `transform`.
       batch_size: examples in the global batch, at most N.
       seed: of the order and of the run's random numbers.
       shuffle: False for the order of storage.
@@ -34,8 +38,14 @@ class Arrays:
       partners: also gather, under "partner", the batch whose row j is the example at position
         batch_size - 1 - j of the global batch: what mixup mixes with, on any number of replicas.
 
+    Attributes:
+      arrays: the arrays by name.
+      size: N.
+
     Raises:
-      ValueError: where the arrays' sizes differ, are zero, or batch_size does not fit.
+      ValueError: where one is no array of numbers or strings, their sizes differ or are zero, or
+        batch_size does not fit.
+      TypeError: on a `tf.data.Dataset`.
     """
 
     steps_per_call = 256
@@ -43,7 +53,7 @@ class Arrays:
 
     def __init__(
         self,
-        arrays: Mapping[str, npt.NDArray[Any]],
+        arrays: Any,
         *,
         batch_size: int,
         seed: int = 0,
@@ -51,22 +61,47 @@ class Arrays:
         transform: Transform | None = None,
         partners: bool = False,
     ) -> None:
-        sizes = {name: len(array) for name, array in arrays.items()}
-        if not sizes or len(set(sizes.values())) != 1:
-            raise ValueError(f"Arrays: expected arrays of one length, found {sizes}")
-        self.size = next(iter(sizes.values()))
+        if isinstance(arrays, tf.data.Dataset):
+            raise TypeError(
+                f"Arrays: expected arrays, found {type(arrays).__name__}; use feeds.Dataset for a "
+                "tf.data.Dataset"
+            )
+        try:
+            self._structure, self.arrays = as_arrays(arrays, "Arrays")
+        except FeedError as error:
+            raise ValueError(str(error)) from None
+        sizes = {n: len(array) if array.ndim else -1 for n, array in self.arrays.items()}
+        if -1 in sizes.values() or len(set(sizes.values())) != 1:
+            raise ValueError(
+                f"Arrays: expected arrays of one length, found {sizes} (-1: a single number); give "
+                "every example one row in each of them"
+            )
+        if partners and not isinstance(self._structure, Mapping):
+            raise ValueError(
+                "Arrays: partners=True expected a dict of arrays, in which the partners are under "
+                f"'partner', found {type(arrays).__name__}; name the arrays"
+            )
+        self.size: int = next(iter(sizes.values()))
         if not 1 <= batch_size <= self.size:
             raise ValueError(
                 f"Arrays: batch_size must be from 1 to the {self.size} examples, got {batch_size}"
             )
-        self.arrays = dict(arrays)
         self.batch_size = batch_size
         self.seed = seed
         self.order = Order(self.size, seed, shuffle=shuffle)
         self.transform = transform
         self.partners = partners
 
-    def resident(self) -> Batch:
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every example was seen; the last may be of the next epoch too."""
+        return self.steps_in(1)
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps until every example was seen so many times; the last may be of the next too."""
+        return -(-epochs * self.size // self.batch_size)
+
+    def resident(self) -> dict[str, tf.Tensor]:
         """The arrays as tensors on the current device."""
         return {name: tf.constant(array) for name, array in self.arrays.items()}
 
@@ -88,9 +123,9 @@ class Arrays:
 
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """The examples of one row, gathered and transformed."""
-        batch = _gathered(resident, chunk["index"][row])
+        batch = self._gathered(resident, chunk["index"][row])
         if self.partners:
-            batch["partner"] = _gathered(resident, chunk["partner_index"][row])
+            batch["partner"] = self._gathered(resident, chunk["partner_index"][row])
         return self.transform(batch) if self.transform else batch
 
     def example_ids(self, step: int) -> npt.NDArray[np.int64]:
@@ -100,7 +135,7 @@ class Arrays:
     def facts(self) -> dict[str, Any]:
         """Size, order, dtypes and shapes, and a fingerprint of some of the examples."""
         places = facts.sampled_examples(self.size)
-        arrays = {name: np.asarray(array) for name, array in facts.leaves(self.arrays)}
+        arrays = {name: np.asarray(array) for name, array in self.arrays.items()}
         return {
             "examples": self.size,
             "shuffle": self.order.shuffle,
@@ -126,6 +161,6 @@ class Arrays:
             mask = mask & layout.mask
         return {"index": np.where(mask, places, 0).astype(np.int32), "mask": mask}
 
-
-def _gathered(resident: Mapping[str, tf.Tensor], index: tf.Tensor) -> Batch:
-    return {name: tf.gather(array, index) for name, array in resident.items()}
+    def _gathered(self, resident: Mapping[str, tf.Tensor], index: tf.Tensor) -> Batch:
+        rows = {name: tf.gather(array, index) for name, array in resident.items()}
+        return rebuilt(self._structure, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -65,12 +65,3 @@ def feature(dtype: Any, shape: Iterable[int | None]) -> str:
     name = np.dtype(dtype)
     sizes = ",".join("?" if size is None else str(size) for size in shape)
     return f"{'string' if name.kind in 'OSU' else name.name}[{sizes}]"
-
-
-def leaves(arrays: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The arrays of nested mappings, each with its path."""
-    for name, value in arrays.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from loop.feeds.layout import Layout
 
-Batch = dict[str, tf.Tensor]
+Batch = Any
+"""A nest of tensors: a dict, a tuple, or parts within parts; see `loop.feeds.nest`."""
+
 Chunk = dict[str, npt.NDArray[Any]]
 
 
@@ -42,3 +44,19 @@ class Feed(Protocol):
 
     def example_ids(self, step: int) -> npt.NDArray[np.int64] | None:
         """The ids of the examples of batch `step`, by position; None where the source has none."""
+
+
+@runtime_checkable
+class MayEnd(Protocol):
+    """A feed whose input may end; one without this method never does."""
+
+    def available(self, first_step: int, count: int) -> int:
+        """How many of `count` steps from `first_step` one call can have; reads their batches.
+
+        Fewer than `count` where the input ends; 0, with a count above 0, only at its end.
+        """
+
+
+def available(feed: Feed, first_step: int, count: int) -> int:
+    """How many of `count` steps from `first_step` the feed has batches for in one call."""
+    return feed.available(first_step, count) if isinstance(feed, MayEnd) else count

@@ -14,7 +14,7 @@ from loop.feeds.errors import FeedError
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
 from loop.feeds.position import decoded, encoded
-from loop.feeds.stream import BatchStream, unstacked
+from loop.feeds.stream import BatchStream
 
 _STATES_KEPT = 8
 """Enough for the call that runs, the next one, and one or two batches read between them."""
@@ -24,7 +24,7 @@ class StatefulIterator(Protocol):
     """An iterator of batches with a place, such as grain's `DatasetIterator`."""
 
     def __next__(self) -> Mapping[str, Any]:
-        """The next global batch: name -> array [batch_size, ...]."""
+        """The next global batch: a nest of arrays [batch_size, ...]."""
 
     def get_state(self) -> Any:
         """The place: dicts, lists, tuples, bytes, numbers and strings."""
@@ -104,20 +104,31 @@ class ResumableIterator:
         """Nothing stays on the device."""
         return {}
 
+    def available(self, first_step: int, count: int) -> int:
+        """How many of `count` steps from `first_step` have a batch before the iterator ends."""
+        with self._lock:
+            found = self._stream.available(first_step, count)
+            self._keep_state()
+            return found
+
     def chunk(self, first_step: int, count: int, capacity: int, layout: Layout) -> Chunk:
         """The replica's part of the batches of `count` steps, name -> [capacity, P, ...]."""
         with self._lock:
             chunk = self._stream.chunk(first_step, count, capacity, layout)
-            position = self._stream.position
-            if position is not None and position not in self._states:
-                kept = list(self._states.items())[1 - _STATES_KEPT :]
-                self._states = {**dict(kept), position: encoded(self._iterator.get_state())}
+            self._keep_state()
             return chunk
+
+    def _keep_state(self) -> None:
+        """Keeps the iterator's state under the step that it is at."""
+        position = self._stream.position
+        if position is not None and position not in self._states:
+            kept = list(self._states.items())[1 - _STATES_KEPT :]
+            self._states = {**dict(kept), position: encoded(self._iterator.get_state())}
 
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """One row of the chunk, transformed."""
         del resident
-        batch = unstacked(chunk, row)
+        batch = self._stream.unstacked(chunk, row)
         return self.transform(batch) if self.transform else batch
 
     def example_ids(self, step: int) -> None:

@@ -16,11 +16,12 @@ from loop.feeds.errors import FeedError
 from loop.feeds.evaluating import padded_chunks
 from loop.feeds.feed import Batch, Chunk
 from loop.feeds.layout import Layout
+from loop.feeds.nest import Structure
 from loop.feeds.order import Order
 from loop.feeds.record_files import RecordFiles
 from loop.feeds.stream import HostBatch, Spec, as_arrays, stacked, unstacked
 
-Parse = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+Parse = Callable[[tf.Tensor], Any]
 
 _PARSED_BYTES = 2**22
 """About as much is read and parsed at a time: a call of `parse` costs more than small records."""
@@ -43,7 +44,7 @@ class Records:
 
     Args:
       paths: the files, uncompressed; their order counts.
-      parse: serialized examples, string [P] -> dict of tensors [P, ...]; TensorFlow operations,
+      parse: serialized examples, string [P] -> nest of tensors [P, ...]; TensorFlow operations,
         traced once and run on the host. Random augmentation belongs in `transform`.
       batch_size: examples in the global batch, at most the number of records.
       seed: of the order and of the run's random numbers.
@@ -88,11 +89,21 @@ class Records:
         self.transform = transform
         self.partners = partners
         self._parse: Any = tf.function(
-            lambda serialized: dict(parse(serialized)),
+            parse,
             input_signature=[tf.TensorSpec([None], tf.string)],
             autograph=False,
         )
         self._spec: Spec | None = None
+        self._structure: Structure | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every example was seen; the last may be of the next epoch too."""
+        return self.steps_in(1)
+
+    def steps_in(self, epochs: int) -> int:
+        """Steps until every example was seen so many times; the last may be of the next too."""
+        return -(-epochs * self.size // self.batch_size)
 
     def resident(self) -> Batch:
         """Nothing stays on the device."""
@@ -140,7 +151,12 @@ class Records:
                 parsed = self._parse(serialized)
             except _PARSE_ERRORS as error:
                 raise self._unparsed(records, serialized, what, error) from error
-        arrays = as_arrays(parsed, f"Records: what parse returned for {what}")
+        self._structure, arrays = as_arrays(parsed, f"Records: what parse returned for {what}")
+        if self.partners and not isinstance(self._structure, Mapping):
+            raise FeedError(
+                "Records: partners=True expected parse to return a dict, in which the partners are "
+                f"under 'partner', found {type(parsed).__name__}; return a dict"
+            )
         for name, array in arrays.items():
             if array.shape[:1] != records.shape:
                 raise FeedError(
@@ -178,7 +194,7 @@ class Records:
     def batch(self, resident: Mapping[str, tf.Tensor], chunk: Batch, row: tf.Tensor) -> Batch:
         """One row of the chunk, transformed."""
         del resident
-        batch = unstacked(chunk, row)
+        batch = unstacked(chunk, row, self._structure)
         return self.transform(batch) if self.transform else batch
 
     def example_ids(self, step: int) -> npt.NDArray[np.int64]:

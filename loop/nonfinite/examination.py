@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -21,10 +22,13 @@ from loop.checkpoint.values import assign, copy_to_host
 from loop.compiled.compiled_loop import Outcome
 from loop.distribute import Replicas
 from loop.feeds import Batch, Feed
+from loop.feeds.nest import named_leaves
 from loop.nonfinite.origins import Origin, Watch, all_finite, is_number
 from loop.single_step import SingleStep
 from loop.step_context import StepContext
 from loop.variables import State, components
+
+_log = logging.getLogger(__name__)
 
 _LISTED = 8
 
@@ -194,7 +198,8 @@ def _findings(
         variables = tuple(
             name for name, gradient in gradients.items() if not _gradient_finite(gradient)
         )
-    rows = {name: _rows_not_finite(tensor.numpy()) for name, tensor in _flat(batch)}
+    _, leaves = named_leaves(batch)
+    rows = {name: _rows_not_finite(tensor.numpy()) for name, tensor in leaves.items()}
     return Findings(
         step,
         state,
@@ -202,14 +207,6 @@ def _findings(
         None if loss is None else float(loss),
         variables,
     )
-
-
-def _flat(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, tf.Tensor]]:
-    for name, value in batch.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, value
 
 
 def _gradient_finite(gradient: Any) -> bool:
@@ -248,8 +245,19 @@ class Failure:
     @classmethod
     def of(cls, step: int, feed: Feed, outcome: Outcome) -> Failure:
         """The failure that ended a call."""
+        try:
+            ids = feed.example_ids(step)
+        except Exception as error:  # The run's own error must be told, whatever befalls this.
+            _log.warning(
+                "the examples of step %d are not known: %s.example_ids raised %s: %s",
+                step,
+                type(feed).__name__,
+                type(error).__name__,
+                str(error).partition("\n")[0],
+            )
+            ids = None
         row = dict(zip(outcome.rows.columns, outcome.rows.table[-1].tolist(), strict=True))
-        return cls(step, feed.seed, row, outcome.streak, feed.example_ids(step))
+        return cls(step, feed.seed, row, outcome.streak, ids)
 
     def message(self, examiner: Examiner) -> str:
         """What is not finite, in a line; computes the step once more to tell."""

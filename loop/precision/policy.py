@@ -62,12 +62,22 @@ class Precision:
         """Whether the compute dtype's exponent is too short for gradients: float16's 5 bits."""
         return bool(self.compute_dtype == tf.float16)
 
-    def cast(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def cast(self, batch: Any) -> Any:
         """The batch with its inputs in the compute dtype; integers stay as they are.
+
+        Args:
+          batch: a nest of tensors; a dict where `inputs` are named.
 
         Raises:
           ValueError: if the batch lacks one of `inputs`.
         """
+        if not isinstance(batch, Mapping):
+            if self.inputs is not None:
+                raise ValueError(
+                    f"Precision: inputs={self.inputs} expected a dict as the batch, found "
+                    f"{type(batch).__name__}; leave `inputs` out, or give the feed a dict"
+                )
+            return tf.nest.map_structure(self.cast_tensor, batch)
         if self.inputs is not None:
             missing = [name for name in self.inputs if name not in batch]
             if missing:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from loop.actions.meter import Meter
+from loop.compiled.compiled_loop import Prepared
 from loop.run.stall import wait_for_input
 
 
@@ -18,24 +18,27 @@ class Call:
     Attributes:
       step: finished steps before it.
       count: the steps that it runs.
-      chunk: its input, from `CompiledLoop.prepare`.
+      prepared: its input, from `CompiledLoop.prepare`.
     """
 
     step: int
     count: int
-    chunk: Any
+    prepared: Prepared
 
 
 def prefetched_calls(
-    prepare: Callable[[int, int], Any],
+    prepare: Callable[[int, int], Prepared],
     count: Callable[[int], int],
     *,
     step: int,
     until: int,
     meter: Meter,
     stall_seconds: float,
+    least: Callable[[int], int] = int,
 ) -> Generator[Call]:
-    """The calls from `step` to `until`; close it to end the thread that fetches.
+    """The calls from `step` to `until`, or to the end of the input if that comes first.
+
+    Close it to end the thread that fetches.
 
     Args:
       prepare: (step, count) -> a call's input; called in a thread, one at a time.
@@ -45,18 +48,21 @@ def prefetched_calls(
       until: where the last call ends.
       meter: counts the time that the run waits for input.
       stall_seconds: see `loop.run.stall.wait_for_input`.
+      least: steps that there is input for -> those that there is input for on every worker.
     """
     with ThreadPoolExecutor(1, "prepare the next call") as background:
 
-        def submitted(step: int) -> tuple[int, Future[Any]]:
-            steps = count(step)
-            return steps, background.submit(prepare, step, steps)
+        def submitted(step: int) -> Future[Prepared]:
+            return background.submit(prepare, step, count(step))
 
-        steps, chunk = submitted(step)
+        following = submitted(step)
         while step < until:
             with meter.phase("input"):
-                prepared = wait_for_input(chunk, step=step, seconds=stall_seconds)
+                prepared = wait_for_input(following, step=step, seconds=stall_seconds)
+            steps = least(prepared.count)
+            if not steps:
+                return
             call = Call(step, steps, prepared)
             step += steps
-            steps, chunk = submitted(step)
+            following = submitted(step)
             yield call

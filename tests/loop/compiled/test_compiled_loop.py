@@ -10,7 +10,7 @@ import tensorflow as tf
 import loop
 from kernels import target
 from loop import distribute, optimizers, step_context
-from loop.compiled.compiled_loop import NEVER, CompiledLoop
+from loop.compiled.compiled_loop import NEVER, CompiledLoop, Prepared
 from loop.feeds import Arrays
 from tests.loop import steps
 
@@ -134,17 +134,17 @@ def test_a_changed_argument_is_named_not_traced_again(cases):
     """A chunk of another dtype, shape or with other arrays raises and says which."""
     case = cases["graph"]
     case.run([2])
-    chunk = case.compiled.prepare(2, 2)
+    chunk = case.compiled.prepare(2, 2).chunk
     for changed, message in [
         ({**chunk, "index": tf.cast(chunk["index"], tf.int64)}, r"index was int32.*is int64"),
         ({**chunk, "index": chunk["index"][:, :4]}, r"index was int32\(16, 6\), is int32\(16, 4\)"),
         ({**chunk, "mask": chunk["index"] > 0}, r"mask was absent, is bool\(16, 6\)"),
     ]:
         with pytest.raises(RuntimeError, match=f"would be traced again, since {message}"):
-            case.compiled.run(changed, 2)
+            case.compiled.run(Prepared(changed, 2), 2)
     assert case.compiled.traces == 1
     with pytest.raises(ValueError, match=r"count must be in \[0, steps_per_call=16\], got 17"):
-        case.compiled.run(chunk, 17)
+        case.compiled.run(Prepared(chunk, 2), 17)
 
 
 def test_operations_lists_what_was_traced(cases):
@@ -266,7 +266,7 @@ def test_a_second_trace_is_an_error():
     """Whatever makes TensorFlow trace again, the run stops instead of compiling for ever."""
     compiled = _loop(lambda batch: {"number": batch["number"]}, _counting_feed(), "graph")
     _run(compiled, 0, 2)
-    arguments = list(compiled._arguments(compiled.prepare(2, 2), 2, 0, 0))
+    arguments = list(compiled._arguments(compiled.prepare(2, 2).chunk, 2, 0, 0))
     arguments[1] = tf.constant([2, 0, 0], tf.int64)
     with pytest.raises(RuntimeError, match="a second trace of one signature"):
         compiled._call(*arguments)

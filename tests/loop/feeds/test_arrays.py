@@ -113,7 +113,7 @@ def test_evaluation_covers_every_example_once(replicas):
 @pytest.mark.parametrize(
     ("arrays", "batch_size", "message"),
     [
-        ({}, 1, "expected arrays of one length, found {}"),
+        ({}, 1, "expected at least one array, found none"),
         ({"a": np.zeros(3), "b": np.zeros(4)}, 1, "found {'a': 3, 'b': 4}"),
         ({"a": np.zeros(3)}, 4, "batch_size must be from 1 to the 3 examples, got 4"),
         ({"a": np.zeros(3)}, 0, "batch_size must be from 1 to the 3 examples, got 0"),

@@ -148,6 +148,20 @@ def test_states_go_through_json_unchanged():
             encoded(bad)
 
 
+def test_a_buffer_that_the_iterator_fills_again_is_copied():
+    """The batches of a call are those of their steps, not all of them the last."""
+
+    class Refilled(Drawn):
+        buffer = np.zeros([feed_runs.BATCH], np.float32)
+
+        def __next__(self):
+            self.buffer[:] = super().__next__()["y"]
+            return {"y": self.buffer}
+
+    feed = ResumableIterator(Refilled(), batch_size=feed_runs.BATCH)
+    assert np.array_equal(_labels(feed, 0, 4), _expected(4))
+
+
 def test_an_iterator_without_a_state_is_refused():
     """A generator, or a data set's iterator, cannot be put back."""
     with pytest.raises(

@@ -257,7 +257,7 @@ def _failing_on(serialized, number):
             lambda s: {"n": tf.strings.length(s)[:3]},
             r"'n' of shape \(3,\) for the first record, expected one value for each of 8 records",
         ),
-        (lambda s: {"raw": s}, "'raw' expected to hold numbers, found strings"),
+        (lambda s: {"w": tf.strings.split(s)}, "'w' expected to be an array, found RaggedTensor"),
         (lambda s: {"n": tf.strings.to_number(s)}, "failed on .* at offset 0 of .*0.tfrecord"),
         (
             lambda s: {"n": _failing_on(s, 3)},

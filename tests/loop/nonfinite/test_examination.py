@@ -334,6 +334,21 @@ def test_a_failing_examination_does_not_hide_the_failure():
     assert "examples unknown" in line
 
 
+def test_a_feed_that_cannot_tell_its_examples_does_not_hide_the_failure(caplog):
+    """The step's own error is raised, with unknown examples; a line says why."""
+    trainer = make_trainer("graph")
+    step = poisoned_step(trainer.feed)
+
+    def example_ids(step):
+        raise KeyError(f"no ids of {step}")
+
+    trainer.feed.example_ids = example_ids
+    with pytest.raises(loop.NonFiniteError, match="examples unknown") as caught:
+        trainer.train(until=100)
+    assert caught.value.step == step
+    assert "Arrays.example_ids raised KeyError" in caplog.text
+
+
 def test_sparse_gradients_and_descriptions():
     """Slices count as gradients; a description gives counts and the range of the finite values."""
     table = tf.Variable(np.ones([5, 2], np.float32), name="table")

@@ -9,21 +9,30 @@ import tensorflow as tf
 
 import loop
 from loop.actions.meter import Meter
-from loop.run.prefetch import Call, prefetched_calls
+from loop.compiled.compiled_loop import Prepared
+from loop.run.prefetch import prefetched_calls
 
 
-def calls(prepare, count=lambda step: min(4, 11 - step), *, meter=None, step=0, until=11):
+def calls(
+    prepare, count=lambda step: min(4, 11 - step), *, meter=None, step=0, until=11, least=int
+):
     """Calls of four steps up to step 11, closed at the end of the block."""
     return contextlib.closing(
         prefetched_calls(
-            prepare, count, step=step, until=until, meter=meter or Meter(), stall_seconds=60.0
+            prepare,
+            count,
+            step=step,
+            until=until,
+            meter=meter or Meter(),
+            stall_seconds=60.0,
+            least=least,
         )
     )
 
 
 def counted(_, count):
     """Input that is the number of its steps."""
-    return count
+    return Prepared(count, count)
 
 
 def fetching_threads():
@@ -33,10 +42,11 @@ def fetching_threads():
 
 def test_the_calls_cover_the_steps_once():
     """Each call begins where the one before it ended, with the input of exactly its steps."""
-    with calls(lambda step, count: list(range(step, step + count)), step=2) as run:
+    with calls(lambda step, count: Prepared(range(step, step + count), count), step=2) as run:
         found = list(run)
-    assert found == [Call(2, 4, [2, 3, 4, 5]), Call(6, 4, [6, 7, 8, 9]), Call(10, 1, [10])]
-    with calls(lambda *_: None, step=11) as run:
+    assert [(call.step, call.count) for call in found] == [(2, 4), (6, 4), (10, 1)]
+    assert [list(call.prepared.chunk) for call in found] == [[2, 3, 4, 5], [6, 7, 8, 9], [10]]
+    with calls(counted, step=11) as run:
         assert list(run) == []
 
 
@@ -46,7 +56,7 @@ def test_the_next_input_is_fetched_while_a_call_runs():
 
     def prepare(step, count):
         begun[step].set()
-        return count
+        return counted(step, count)
 
     with calls(prepare) as run:
         next(run)
@@ -66,6 +76,21 @@ def test_a_length_is_asked_for_when_the_call_ahead_is_about_to_run():
     assert found == [1, 1, 5, 4]
 
 
+def test_the_calls_end_where_the_input_does():
+    """A short call holds what is left, and none follows it, whatever another worker has left."""
+    for left, least in ((6, int), (9, lambda steps: min(steps, 2) if steps < 4 else steps)):
+        asked = []
+
+        def prepare(step, count, left=left, asked=asked):
+            asked.append(step)
+            return counted(step, max(0, min(count, left - step)))
+
+        with calls(prepare, lambda step: min(4, 99 - step), until=99, least=least) as run:
+            found = [(call.step, call.count) for call in run]
+        assert found == ([(0, 4), (4, 2)] if left == 6 else [(0, 4), (4, 4), (8, 1)])
+        assert asked[-1] == left
+
+
 def test_waiting_is_counted_as_input():
     """The meter's input phase holds what the run waited for a batch, and no other time."""
     times = iter(range(100))
@@ -81,7 +106,7 @@ def test_an_error_of_the_feed_is_raised_and_no_thread_stays():
     def prepare(step, count):
         if step:
             raise OSError("no file")
-        return count
+        return counted(step, count)
 
     with calls(prepare) as run:
         assert next(run).count == 4
