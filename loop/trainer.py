@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,13 @@ import tensorflow as tf
 from loop import distribute
 from loop.actions.best import BestCheckpoints
 from loop.actions.every import Boundaries, Every, in_order
-from loop.actions.meter import Meter, Phase
+from loop.actions.meter import Meter
 from loop.actions.progress import Progress
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import CompiledLoop, Mode, Outcome, StepFunction
 from loop.computation import Computation
-from loop.errors import NonFiniteError, WorkerLostError
+from loop.errors import NonFiniteError
 from loop.evaluation.evaluation import Evaluation
 from loop.evaluation.run_evaluations import RunEvaluations
 from loop.feeds import Feed, as_feed
@@ -28,8 +28,8 @@ from loop.feeds.epochs import END_OF_INPUT, last_step
 from loop.global_step import GlobalStep
 from loop.nonfinite import examination
 from loop.rows import Rows
+from loop.run.calls import Calls
 from loop.run.directory import RunDirectory
-from loop.run.prefetch import Call, prefetched_calls
 from loop.run.shared_directory import SharedDirectory
 from loop.run.signals import StopSignals, held_back
 from loop.writers import history
@@ -37,10 +37,6 @@ from loop.writers.history import History
 from loop.writers.lines import Writer
 
 _log = logging.getLogger(__name__)
-
-CALL_SECONDS = 1.0
-"""A call ends within about this time, so that a signal is answered and a stall is seen."""
-
 
 PROGRESS_SECONDS = 10.0
 """Between two lines of progress where there is no bar."""
@@ -157,8 +153,14 @@ class Trainer:
         )
         self.state = computation.state
         self._choice, self._examiner = computation.choice, computation.examiner
-        self._max_nonfinite = max_nonfinite if on_nonfinite == "skip" else 0
-        self._stall_seconds = stall_seconds
+        self._calls = Calls(
+            self.replicas,
+            self.meter,
+            steps_per_call=steps_per_call,
+            batch_size=self.feed.batch_size,
+            max_nonfinite=max_nonfinite if on_nonfinite == "skip" else 0,
+            stall_seconds=stall_seconds,
+        )
         self._evaluations = RunEvaluations(
             evaluation, evaluation_weights, self.replicas, self.meter
         )
@@ -183,10 +185,7 @@ class Trainer:
         self._signals: StopSignals | None = None
         self._ready = False
         self._closed = False
-        self._longest_call = 1
         self._chosen: CompiledLoop | None = None
-        self._compiled = False
-        self._streak = 0
 
     @property
     def traces(self) -> int:
@@ -214,7 +213,6 @@ class Trainer:
             self._opened()
             with self.meter.phase("compile"):
                 self._chosen = self._choice.loop(steps=steps, saved=self._directory.saved_mode)
-            self._compiled = self._chosen.mode == "eager"
             self._directory.note_mode(self._chosen.mode)
         return self._chosen
 
@@ -294,7 +292,7 @@ class Trainer:
                 every.action(self)
         self._answer_signal()
         if step < last and self.stop_reason is None:
-            step = self._calls(step, last)
+            step = self._trained(step, last)
         for every in self._actions:
             if every.at_end and not every.is_due(step):
                 every.action(self)
@@ -302,33 +300,34 @@ class Trainer:
         if self.stop_signal is not None:
             self._directory.wait_together()
 
-    def _calls(self, step: int, until: int) -> int:
+    def _trained(self, step: int, until: int) -> int:
         """Call after call, and what is due between them; the step where it ended."""
-        loop = self.compiled_loop(steps=_remaining(step, until))
-        self._least(0)
-        calls = prefetched_calls(
-            loop.prepare,
-            lambda step: self._count(step, until),
-            step=step,
-            until=until,
-            meter=self.meter,
-            stall_seconds=self._stall_seconds,
-            least=self._least,
-        )
         progress = None
         with contextlib.ExitStack() as last_first:
             if self._shows_progress:
                 known = None if until == END_OF_INPUT else until
                 progress = last_first.enter_context(Progress(known, seconds=PROGRESS_SECONDS))
-            last_first.enter_context(contextlib.closing(calls))
-            for call in last_first.enter_context(contextlib.closing(self._saving(calls))):
-                self._run(loop, call)
-                step = call.step + call.count
+            outcomes = self._calls.outcomes(
+                self.compiled_loop(steps=_remaining(step, until)),
+                step=step,
+                until=until,
+                next_boundary=lambda step: min(
+                    [until, *(every.next_boundary(step) for every in self._actions)]
+                ),
+                save=self.save,
+            )
+            for outcome in last_first.enter_context(contextlib.closing(outcomes)):
+                self.rows = outcome.rows
+                record = self._directory.step_lines or self._kept
+                record(outcome.rows)
+                if outcome.stopped:
+                    self._show(outcome.rows)
+                    self._raise_nonfinite(outcome)
+                step += len(outcome.rows)
                 if progress is not None:
                     progress(self)
                 self._boundary(step)
-                assert self.rows is not None
-                self._show(self.rows)
+                self._show(outcome.rows)
                 if self.stop_reason is not None:
                     return step
         if step < until:
@@ -337,39 +336,6 @@ class Trainer:
             level = logging.WARNING if wanted else logging.INFO
             _log.log(level, "%s%s: training ends here", self.stop_reason, wanted)
         return step
-
-    def _saving(self, calls: Iterator[Call]) -> Generator[Call]:
-        """The calls; an error of the input is raised after a save, as of a step not finite."""
-        try:
-            yield from calls
-        except WorkerLostError:
-            raise
-        except Exception:
-            self.save()
-            raise
-
-    def _run(self, loop: CompiledLoop, call: Call) -> None:
-        """One compiled call, and its rows to the writers."""
-        phase: Phase = "train"
-        if not self._compiled:
-            if loop.compiles_by_a_step:
-                phase = "compile"
-            else:
-                with self.meter.phase("compile"):
-                    loop.run(call.prepared, 0)
-            self._compiled = True
-        with self.meter.phase(phase):
-            outcome = loop.run(
-                call.prepared, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
-            )
-        self.rows, self._streak = outcome.rows, outcome.streak
-        if phase == "train":
-            self.meter.count(len(outcome.rows), len(outcome.rows) * self.feed.batch_size)
-        record = self._directory.step_lines or self._kept
-        record(outcome.rows)
-        if outcome.stopped:
-            self._show(outcome.rows)
-            self._raise_nonfinite(outcome)
 
     def _show(self, rows: Rows) -> None:
         """Gives the rows to the writers, after what is due at their end: saving comes first."""
@@ -384,28 +350,6 @@ class Trainer:
             except Exception:
                 self.save()
                 raise
-
-    def _count(self, step: int, until: int) -> int:
-        """Steps of the call that starts at `step`: up to the next boundary, within the limits."""
-        boundary = min([until, *(every.next_boundary(step) for every in self._actions)])
-        return min(self._longest_call, max(boundary - step, 0))
-
-    def _least(self, steps: int) -> int:
-        """The steps that every worker has input for; it also agrees on how long a call may be."""
-        # Before the first step is timed, a call of many could take minutes.
-        seconds = self.meter.seconds_per_step
-        limit = max(1, int(CALL_SECONDS / seconds)) if seconds else 1
-        # Workers time their steps apart, and must make the same calls.
-        table = self.replicas.gather([steps, min(self.steps_per_call, limit)])
-        self._longest_call = int(table[:, 1].min())
-        least = int(table[:, 0].min())
-        if (table[:, 0] != least).any():
-            _log.warning(
-                "worker %d's input ended before another worker's: training ends with it; give "
-                "every worker the same global batches",
-                int(table[:, 0].argmin()),
-            )
-        return least
 
     def _boundary(self, step: int) -> None:
         self._directory.poll()

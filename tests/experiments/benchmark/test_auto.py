@@ -9,8 +9,8 @@ from experiments.benchmark.contenders.table import CONTENDERS
 from experiments.benchmark.measurement import Options, whole
 from experiments.benchmark.measurements import auto
 from experiments.benchmark.process import Ready
-from loop import trainer
 from loop.compiled.compiled_loop import Mode
+from loop.run import calls
 
 
 def _ready(compile: str, steps: int) -> Ready:
@@ -26,7 +26,7 @@ def test_every_compiled_mode_is_a_candidate() -> None:
 
 def test_a_call_is_cut_where_the_trainer_cuts_it() -> None:
     """The referee knows the trainer's limit without TensorFlow; 64 steps of 20 ms are over it."""
-    assert auto.CALL_SECONDS == trainer.CALL_SECONDS
+    assert auto.CALL_SECONDS == calls.CALL_SECONDS
     assert auto.is_cut(64, 20.0)
     assert not auto.is_cut(8, 20.0)
 
