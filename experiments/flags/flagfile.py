@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from experiments.entry.errors import InputError
 
 _LARGEST = 1 << 20
+_MOST = 64
 _NAMES = ("--flagfile", "-flagfile")
 
 
@@ -51,16 +52,20 @@ def without(arguments: Sequence[str]) -> list[str]:
     return direct
 
 
-def expand(arguments: Sequence[str], *, within: tuple[str, ...] = ()) -> list[str]:
-    """`arguments` with every `--flagfile` replaced by the flags in it.
+def expand(arguments: Sequence[str]) -> list[str]:
+    """`arguments`, those after the program's name, with the flags in place of each `--flagfile`.
 
-    Args:
-      arguments: the command line after the program's name.
-      within: the files being read, outermost first.
+    Each file is read once, and at most 64 of them: files that name each other twice would double
+    the flags with every file.
 
     Raises:
-      InputError: if a file cannot be read or names itself.
+      InputError: if a file cannot be read, names itself, or is named twice; if there are too many.
     """
+    return _expanded(arguments, (), set())
+
+
+def _expanded(arguments: Sequence[str], within: tuple[str, ...], read: set[str]) -> list[str]:
+    """See `expand`; `within` are the files being read, outermost first, `read` all so far."""
     expanded: list[str] = []
     rest = list(arguments)
     while rest:
@@ -89,5 +94,13 @@ def expand(arguments: Sequence[str], *, within: tuple[str, ...] = ()) -> list[st
                 found="a cycle",
                 mend=f"remove the line that names it in {within[-1]}",
             )
-        expanded += expand(_lines(path), within=(*within, real))
+        if real in read or len(read) == _MOST:
+            raise InputError(
+                f"--flagfile={path}",
+                expected=f"each file once, and no more than {_MOST} of them",
+                found="the same file again" if real in read else "more",
+                mend="name each file in one place",
+            )
+        read.add(real)
+        expanded += _expanded(_lines(path), (*within, real), read)
     return expanded

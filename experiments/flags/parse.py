@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,27 @@ _HELP = frozenset({"--help", "-help", "-h", "--helpfull", "--helpshort", "-helpf
 _EXAMPLES = {"int": "1", "float": "0.1", "ints": "100,200", "floats": "0.1,0.01,0.001"}
 _ILLEGAL = re.compile(r"flag --(\w+)=(.*?): ", re.DOTALL)
 _VALUED = re.compile(r"-{1,2}no(\w+)=(.*) does not take an argument$", re.DOTALL)
+_DECIMAL = re.compile(
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)", re.IGNORECASE
+)
 _MISSING = re.compile(r"Missing value for flag -{1,2}(\w+)$")
+
+
+def _number(text: str) -> Any:
+    """The text of a decimal number as it is; Python and absl know other forms: 0x10, 1_000."""
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"not a decimal number: {text}")
+    return text
+
+
+class _Int(absl_flags.IntegerParser):
+    def convert(self, argument: int | str) -> int:
+        return int(_number(argument) if isinstance(argument, str) else argument)
+
+
+class _Float(absl_flags.FloatParser):
+    def convert(self, argument: float | str) -> float:
+        return float(_number(argument) if isinstance(argument, str) else argument)
 
 
 def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
@@ -30,8 +51,8 @@ def define(flag_values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
       flag_values: where; absl's global flags by default.
     """
     kinds: dict[str, Callable[..., object]] = {
-        "int": absl_flags.DEFINE_integer,
-        "float": absl_flags.DEFINE_float,
+        "int": functools.partial(absl_flags.DEFINE, _Int()),
+        "float": functools.partial(absl_flags.DEFINE, _Float()),
         "bool": absl_flags.DEFINE_boolean,
         "ints": absl_flags.DEFINE_list,
         "floats": absl_flags.DEFINE_list,
@@ -159,7 +180,7 @@ def _checked(flag: Flag, value: Any) -> Any:
     numbers = []
     for text in value:
         try:
-            number = convert(text)
+            number = convert(_number(text.strip()))
         except ValueError:
             _refuse(flag, text)
         if not flag.admits(number):

@@ -142,6 +142,15 @@ FLAG_CASES: list[tuple[str, str]] = [
     ("--flagfile=", "expected the path of a file"),
     ("--flagfile", "expected the path of a file"),
     ("--flagfile={tmp}/cycle", "found a cycle"),
+    ("--flagfile={tmp}/twice0", "found the same file again"),
+    ("--flagfile={tmp}/chain0", "no more than 64 of them, found more"),
+    ("--steps=0x10", "--steps: expected a whole number from 1"),
+    ("--steps=1_000", "--steps: expected a whole number from 1"),
+    ("--steps=\u0661\u0660", "--steps: expected a whole number from 1"),
+    ("--steps=1e3", "--steps: expected a whole number from 1"),
+    ("--learning_rate=0x10", "--learning_rate: expected a number"),
+    ("--learning_rate=1_0", "--learning_rate: expected a number"),
+    ("--boundaries=1_0,20 --schedule=piecewise", "--boundaries: expected whole numbers"),
     ("--flagfile={tmp}/binary", "expected a readable text file"),
     ("--flagfile={tmp}/words", "found the argument 'hello'"),
     ("--flagfile={tmp}/bad", "--batch_size"),
@@ -154,6 +163,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the flags of the table point at."""
     tmp = tmp_path_factory.mktemp("bad")
     (tmp / "file").write_text("a file")
+    for index in range(30):  # Each twice: 2**30 lines, were each file read again.
+        (tmp / f"twice{index}").write_text(f"--flagfile={tmp}/twice{index + 1}\n" * 2)
+    (tmp / "twice30").write_text("--seed=3\n")
+    for index in range(1200):
+        (tmp / f"chain{index}").write_text(f"--flagfile={tmp}/chain{index + 1}\n")
     (tmp / "cycle").write_text(f"--seed=1\n--flagfile={tmp}/cycle2\n")
     (tmp / "cycle2").write_text(f"--flagfile={tmp}/cycle\n")
     (tmp / "binary").write_bytes(b"--seed=\xff\xfe\n")
