@@ -147,7 +147,7 @@ def _trained(each: Run, received: list[int]) -> dict[str, Any]:
                     process.send_signal(number)
                     handed_on += 1
     result: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         result = json.loads((each.directory / "result.json").read_text(encoding="utf-8"))
     if status:
         print(f"  failed with {status}: {_last_line(log)}", flush=True)

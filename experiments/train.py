@@ -9,8 +9,8 @@ a fresh run's directory with `flags.txt` (reproduces the run), `metrics.jsonl` (
 checkpoints, and `result.json`. The same command with that `--directory` again goes on from the
 newest checkpoint.
 
-Exit status: 0 done; 2 bad input (one line on stderr); 1 the run failed (not finite, a lost worker, a
-full disk), or its results could not be shown; 143, 130 and 129 stopped by SIGTERM, SIGINT and
+Exit status: 0 done; 2 bad input (one line on stderr); 1 the run failed (not finite, a lost worker,
+a full disk), or its results could not be shown; 143, 130 and 129 stopped by SIGTERM, SIGINT and
 SIGHUP after a checkpoint.
 """
 

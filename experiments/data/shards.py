@@ -203,7 +203,7 @@ def _verified(place: Path, examples: str, count: int) -> list[Path]:
         index = json.loads(path.read_text(encoding="utf-8"))
         shards = {str(name): int(size) for name, size in index["shards"].items()}
         found = index["format"], index["sha256"], index["examples"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _refuse(path, "the index of shards", "something else")
     if found[0] != _FORMAT:
         _refuse(path, f"format {_FORMAT}", found[0])

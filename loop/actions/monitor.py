@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from loop.checkpoint.files import CheckpointError
+
 Evaluations = Sequence[tuple[int, dict[str, Any]]]
 
 
@@ -77,7 +79,7 @@ def read_evaluations(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The evaluations in a run's `evaluations.jsonl`; a null is NaN. None where there is no file.
 
     Raises:
-      ValueError: if a line is not one that the run writes.
+      CheckpointError: if a line is not one that the run writes.
     """
     if not path.exists():
         return []
@@ -89,9 +91,22 @@ def _parsed(lines: Iterable[str], path: Path) -> Iterable[tuple[int, dict[str, A
         try:
             record = json.loads(line)
             step = int(record.pop("step"))
-            yield step, {k: math.nan if v is None else v for k, v in record.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            yield step, {k: _numbers(v) for k, v in record.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
                 f"{path}, line {number}: expected an evaluation as the run writes it, found "
                 f"{line[:80]!r}; remove the line"
             ) from error
+
+
+def _numbers(value: Any) -> Any:
+    """A metric's value: a number, NaN for null, or lists or dicts of these."""
+    if value is None:
+        return math.nan
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    if not isinstance(value, (int, float)):
+        raise TypeError
+    return value

@@ -224,7 +224,7 @@ def default_cache() -> Path:
 def _read(cache: Path) -> Mapping[str, str]:
     try:
         found = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -25,6 +25,8 @@ from loop.distribute.peers import Peers
 
 _HELLO = b"tapestep worker %d of %d\n"
 _SEEN = b"seen\n"
+# Of the domain name system.
+_LONGEST_HOST = 253
 _RETRY_SECONDS = 0.1
 _END_SECONDS = 1.0
 # What TensorFlow's collectives and coordination say when a worker is gone.
@@ -67,7 +69,7 @@ def from_tf_config(text: str) -> Cluster:
     """
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClusterError(f"TF_CONFIG: expected JSON, found {text[:80]!r} ({error})") from error
     _check_keys(config, "TF_CONFIG", {"cluster": True, "task": True, "rpc_layer": False})
     jobs, task = config["cluster"], config["task"]
@@ -278,7 +280,12 @@ def _is_address(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     host, _, port = value.rpartition(":")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65536
+    try:
+        host.encode("idna")  # As a connection would, whose error names no setting.
+    except UnicodeError:
+        return False
+    named = bool(host) and host.isprintable() and len(host) <= _LONGEST_HOST
+    return named and port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
 def _check_keys(value: Any, where: str, allowed: Mapping[str, bool]) -> None:

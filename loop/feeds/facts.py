@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from loop.feeds.feed import Feed
 
 _EXAMPLES = 64
 _ELEMENTS = 1024
+_NOT_FINITE = ", with values that are not finite"
 
 
 @runtime_checkable
@@ -49,15 +50,29 @@ def sampled_elements(example: Any) -> npt.NDArray[Any]:
 
 
 def fingerprint(samples: Iterable[npt.NDArray[Any]]) -> str:
-    """16 hexadecimal digits of the SHA-256 of these elements, strings by their bytes."""
+    """16 hexadecimal digits of the SHA-256 of these elements, strings by their bytes.
+
+    It says where an element is not finite: data that a failed run is given anew, repaired, is told
+    from other data by it (see `is_repaired`).
+    """
     digest = hashlib.sha256()
+    finite = True
     for sample in samples:
         if sample.dtype.kind in "OSU":
             words = [w if isinstance(w, bytes) else str(w).encode() for w in sample.tolist()]
             digest.update(b"".join(b"%d:%s" % (len(word), word) for word in words))
         else:
             digest.update(np.ascontiguousarray(sample).tobytes())
-    return digest.hexdigest()[:16]
+            finite = finite and bool(np.isfinite(sample).all() if sample.dtype.kind in "fc" else 1)
+    return digest.hexdigest()[:16] + ("" if finite else _NOT_FINITE)
+
+
+def is_repaired(saved: Any, name: str) -> bool:
+    """Whether a difference in the fact `name` may be the repair of values that are not finite."""
+    fingerprints = saved.get("fingerprint", {}) if isinstance(saved, Mapping) else {}
+    group, _, feature = name.partition(".")
+    found = fingerprints.get(feature) if isinstance(fingerprints, Mapping) else None
+    return group == "fingerprint" and str(found).endswith(_NOT_FINITE)
 
 
 def feature(dtype: Any, shape: Iterable[int | None]) -> str:

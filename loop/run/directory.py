@@ -12,6 +12,7 @@ from typing import Any
 from loop import checkpoint
 from loop.checkpoint import Restored
 from loop.checkpoint.asynchronous import AsynchronousSaver
+from loop.feeds import facts
 from loop.nonfinite import replay_file
 from loop.nonfinite.examination import Failure
 from loop.run import lock
@@ -150,7 +151,11 @@ class RunDirectory:
             saved.get("configuration", {}), self._metadata["configuration"]
         )
         data = _differences_of_common(saved.get("data", {}), self._metadata["data"])
-        changed = list(dict.fromkeys([*settings, *data]))  # A setting may be a fact of the data.
+        repaired = [n for n in data if facts.is_repaired(saved.get("data"), n.partition(":")[0])]
+        for line in repaired:
+            _log.warning("the data were not finite, and are taken as repaired: %s", line)
+        # A setting may be a fact of the data.
+        changed = [n for n in dict.fromkeys([*settings, *data]) if n not in repaired]
         if changed and not self._allow_change:
             raise ConfigurationChangedError(
                 f"{self.path}: the settings or the data differ from the saved run's "

@@ -162,7 +162,7 @@ def _holder(descriptor: int) -> dict[str, Any]:
     """What the holder wrote; empty while it has not."""
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(content, dict) or not isinstance(content.get("pid"), int):
         return {}

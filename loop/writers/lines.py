@@ -125,7 +125,7 @@ def _step_of_json(line: str) -> float:
         return math.inf  # A kill cut the line, perhaps just before its end.
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
 
 

@@ -10,7 +10,7 @@ from tests.replicas import resume_runs
 
 # What cannot be exact. All else must be.
 _NO_REGIONS = "this step function has none: wrap what has no collective"
-_METRIC = "'metric/running/total' have another value on each of the 2 replicas"
+_METRIC = "'metric/running/count' have another value on each of the 2 replicas"
 _LSTM = "'sequential/lstm/states/1' would be of other examples on each of the 2 replicas"
 _REFUSED = {
     (2, "gan/xla"): _NO_REGIONS,

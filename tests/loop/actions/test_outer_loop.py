@@ -15,6 +15,7 @@ from loop.actions.best import BestCheckpoints
 from loop.actions.early_stopping import EarlyStopping
 from loop.actions.monitor import Monitor, read_evaluations
 from loop.actions.plateau import ReduceOnPlateau
+from loop.checkpoint import CheckpointError
 from loop.feeds import Arrays
 from tests.loop import steps
 
@@ -208,6 +209,7 @@ def test_evaluations_are_read_as_they_were_written(tmp_path):
     (step, first), (_, second) = read_evaluations(path)
     assert (step, first) == (3, {"loss": value})
     assert math.isnan(second["loss"])
-    path.write_text('{"loss": 1}\n')
-    with pytest.raises(ValueError, match=r"line 1: expected an evaluation .*found '{\"loss\": 1}'"):
-        read_evaluations(path)
+    for line in ('{"loss": 1}', '{"step": 3, "loss": "x"}', "[" * 100_000, '"'):
+        path.write_text(line + "\n")
+        with pytest.raises(CheckpointError, match=r"line 1: expected an evaluation .*found '"):
+            read_evaluations(path)

@@ -202,8 +202,8 @@ def test_strings_and_nests_have_facts():
     assert of(unicode) == of(encoded)
     assert of(unicode) != of(np.array(["ab", "c", "a", "ß"]))
     assert facts.feature(unicode.dtype, []) == facts.feature(encoded.dtype, []) == "string[]"
-    nested = {"in": {"a": 1, "b": {"c": 2}}, "y": 3}
-    assert dict(facts.leaves(nested)) == {"in/a": 1, "in/b/c": 2, "y": 3}
+    nested = feeds.Arrays({"in": {"a": np.zeros(4), "b": (np.ones(4),)}}, batch_size=2)
+    assert list(nested.facts()["features"]) == ["in/a", "in/b/0"]
 
 
 def test_a_feed_that_tells_nothing_is_compared_by_batch_size():
@@ -225,3 +225,23 @@ def test_facts_read_a_bounded_part():
     assert len(facts.sampled_elements(np.ones(700))) == 700
     feed = feeds.Arrays({"x": large}, batch_size=4)  # 12 TB, were all of it read.
     assert facts_of(feed, None)["features"] == {"x": "float32[3000]"}
+
+
+def test_data_that_were_not_finite_may_be_repaired(tmp_path, caplog):
+    """A run that stopped at a bad example goes on, with a line, when that is mended (case 03)."""
+
+    def broken(data):
+        data["x"] = data["x"].copy()
+        data["x"][0, 2] = np.inf
+
+    def trainer(change):
+        return feed_runs.trainer(_arrays(change, shuffle=False), directory=tmp_path)
+
+    with trainer(broken) as run, pytest.raises(loop.NonFiniteError):
+        run.train(until=4)
+    with trainer(None) as run:
+        run.train(until=4)
+        assert int(run.global_step) == 4
+    assert "the data were not finite, and are taken as repaired: fingerprint.x" in (caplog.text)
+    with trainer(_first) as run, pytest.raises(ConfigurationChangedError, match=r"fingerprint\.x"):
+        run.open()
