@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, types_pb2
+from tensorflow.python.eager import context
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def opened(dataset: tf.data.Dataset, seed: int, epoch: int = 0) -> tf.data.Datas
 
     Args:
       dataset: any; one without a shuffle is given back as it is.
-      seed: of its shuffles that have none of their own.
+      seed: of its shuffles that have none of their own; under a global seed, of all.
       epoch: each has an order of its own, where `reshuffle_each_iteration` does not forbid it.
     """
     graph = _graph(dataset)
@@ -152,7 +153,9 @@ def _seed(shuffle: Any, constants: dict[str, Any], key: tuple[int, int], epoch: 
     if len(own) < 2:
         return
     seeds = [int(_value(node)) for node in own]
-    if not any(seeds):
+    # With a global seed (`tf.random.set_seed`) TensorFlow numbers the seeds by what the process has
+    # made before: another order in a second run of a notebook's cell.
+    if not any(seeds) or seeds[0] == context.global_seed():
         digest = hashlib.sha256(repr(key).encode()).digest()
         seeds = [int.from_bytes(digest[i : i + 8], "little", signed=True) for i in (0, 8)]
     fixed = "reshuffle_each_iteration" in shuffle.attr

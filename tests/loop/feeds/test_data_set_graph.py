@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from loop.feeds.data_set_graph import Facts, facts, opened
 
@@ -32,6 +33,12 @@ _SHUFFLED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_global_seed(monkeypatch):
+    """What an earlier test set, as `keras.utils.set_random_seed` does, is not there."""
+    monkeypatch.setattr(context.context(), "_seed", None)
+
+
 @pytest.mark.parametrize("kind", _SHUFFLED)
 def test_a_shuffle_has_one_order_however_often_it_is_opened(kind):
     """The object itself has another at each opening; ours depends on seed and epoch alone."""
@@ -43,6 +50,16 @@ def test_a_shuffle_has_one_order_however_often_it_is_opened(kind):
     assert first == _numbers(opened(dataset, 5)) == _numbers(opened(_SHUFFLED[kind](), 5))
     assert first != _numbers(opened(dataset, 5, epoch=1))
     assert (first == _numbers(opened(dataset, 6))) == (kind == "with a seed")
+
+
+@pytest.mark.parametrize("kind", _SHUFFLED)
+def test_a_global_seed_changes_no_order(kind):
+    """TensorFlow would number the shuffles by what the process has made before."""
+    tf.random.set_seed(4)
+    first = _numbers(opened(_SHUFFLED[kind](), 5))
+    assert first == _numbers(opened(_SHUFFLED[kind](), 5))
+    # Within a function TensorFlow numbers them by the function's operations: one order for ever.
+    assert (first == _numbers(opened(_SHUFFLED[kind](), 6))) == (kind == "in a function")
 
 
 def test_a_shuffle_with_a_seed_begins_in_its_own_order():
