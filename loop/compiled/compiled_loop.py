@@ -323,7 +323,9 @@ class CompiledLoop:
             self.traces += 1
             if self.traces > 1:
                 raise RuntimeError(
-                    "compile: a second trace of one signature; the step's closure must have changed"
+                    "compile: a second trace of one signature: the step made variables in its "
+                    "first, expected none (a Keras model is built by calling it once on a batch, "
+                    "an optimizer by build(variables)), or its closure has changed"
                 )
 
         count, max_nonfinite, streak = tf.unstack(numbers)

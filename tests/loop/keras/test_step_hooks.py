@@ -200,3 +200,27 @@ def test_a_model_built_again_names_what_resets_kerass_numbers(tmp_path):
     assert "clear_session" not in str(raised.value)
     keras.utils.clear_session()
     trained()
+
+
+@pytest.mark.parametrize("mode", ["graph", "xla"])
+def test_a_model_that_is_not_built_is_told_of(mode):
+    """Its variables would be made in the trace: the line says how a model is built."""
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    model = Model()
+    feed = Arrays(steps.arrays(dtype=np.float32), batch_size=8)
+    trainer = loop.Trainer(
+        step=lambda batch: {"loss": tf.reduce_mean(model(batch["x"]))},
+        feed=feed,
+        state={"model": model},
+        compile=mode,
+    )
+    with pytest.raises(RuntimeError, match=r"made variables .*built by calling it once on a batch"):
+        trainer.train(until=2)
