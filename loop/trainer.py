@@ -455,7 +455,7 @@ class Trainer:
         self._refuse_if_closed()
         self._opened()
         best = () if self._keep_best is None else self._keep_best.steps(self.evaluations)
-        self._directory.save(int(self.global_step), self.feed, best)
+        self._directory.save(int(self.global_step), self.feed, self.evaluations, best)
 
     def stop(self, reason: str) -> None:
         """Ends `train` after the current call; for actions. The next `train` starts afresh."""

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 EVALUATIONS = "evaluations.jsonl"
-_OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS, f"{tensorboard.PREFIX}*")
+_OWN_FILES = (lock.FILE_NAME, METRICS, EVALUATIONS, f"{tensorboard.PREFIX}*", "*.damaged-*")
 
 
 class ConfigurationChangedError(RuntimeError):
@@ -183,7 +183,12 @@ class RunDirectory:
             _warn_inexact(checkpoint.differences(saved, {name: value}))
 
     def save(
-        self, step: int, feed_state: Any | None = None, *, pinned: Collection[int] = ()
+        self,
+        step: int,
+        feed_state: Any | None = None,
+        *,
+        evaluations: Any = (),
+        pinned: Collection[int] = (),
     ) -> None:
         """Starts to save a checkpoint of `step`; training goes on after the copy of the state.
 
@@ -192,12 +197,13 @@ class RunDirectory:
         Args:
           step: finished steps.
           feed_state: JSON values that a feed with a state of its own needs to go on from there.
+          evaluations: JSON values of the run's evaluations so far.
           pinned: steps whose checkpoints retention does not delete either.
 
         Raises:
           CheckpointError: the save before this one failed.
         """
-        metadata = {**self._metadata, "feed": feed_state}
+        metadata = {**self._metadata, "feed": feed_state, "evaluations": list(evaluations)}
         kept = {*replay_file.steps_in(self.path), *pinned}
         self._saver.save(step, self._state, metadata, pinned=kept)
 

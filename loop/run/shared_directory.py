@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from loop.actions.meter import Meter
-from loop.actions.monitor import read_evaluations
 from loop.checkpoint import Restored
 from loop.compiled.compiled_loop import Mode, StepFunction
 from loop.distribute import Replicas
 from loop.feeds import Feed, facts_of, position
 from loop.global_step import GlobalStep
 from loop.nonfinite.examination import Failure
+from loop.run import saved_evaluations
 from loop.run.directory import RunDirectory
 from loop.variables import State
 from loop.writers.lines import JsonLines
@@ -99,7 +99,9 @@ class SharedDirectory:
             data = facts_of(feed, step)
             restored = directory.open(state, exactness, seed=feed.seed, data=data)
         assert directory.evaluation_lines is not None
-        self.evaluations = read_evaluations(directory.evaluation_lines.path)
+        saved, at = (None, 0) if restored is None else (restored.metadata, restored.step)
+        believed = saved.get("evaluations") if saved is not None else []
+        self.evaluations = saved_evaluations.taken_up(directory.evaluation_lines, believed, at)
         if restored is not None:
             _log.info("resumed from %s at step %d", restored.path, restored.step)
             self.saved_step = restored.step
@@ -115,12 +117,15 @@ class SharedDirectory:
         if self._of_chief is not None and self._of_chief.evaluation_lines is not None:
             self._of_chief.evaluation_lines.write([{"step": step, **results}])
 
-    def save(self, step: int, feed: Feed, pinned: Collection[int]) -> None:
+    def save(
+        self, step: int, feed: Feed, evaluations: saved_evaluations.Results, pinned: Collection[int]
+    ) -> None:
         """Starts to save a checkpoint of `step`, unless there is one.
 
         Args:
           step: finished steps.
           feed: its state is saved too.
+          evaluations: those of the run so far.
           pinned: steps whose checkpoints are not deleted.
 
         Raises:
@@ -128,7 +133,12 @@ class SharedDirectory:
         """
         if self._of_chief is not None and step != self.saved_step:
             with self._meter.phase("checkpoint"):
-                self._of_chief.save(step, position.state_of(feed, step), pinned=pinned)
+                self._of_chief.save(
+                    step,
+                    position.state_of(feed, step),
+                    evaluations=saved_evaluations.encoded(evaluations),
+                    pinned=pinned,
+                )
             self.saved_step = step
 
     def save_replay(self, failure: Failure) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from loop.rows import Rows
+
+_log = logging.getLogger(__name__)
 
 Writer = Callable[[Rows], None]
 """Any callable that takes `Rows`; iterate over it for one dict a step.
@@ -40,8 +44,14 @@ class JsonLines:
             self._file = self._opened(step)
 
     def _opened(self, step: int) -> TextIO:
-        _cut(self.path, lambda line: _step_of_json(line) <= step)
+        _keep_until(self.path, step, _step_of_json)
         return self.path.open("a", encoding="utf-8")
+
+    def start_again(self, records: Iterable[dict[str, Any]]) -> None:
+        """Writes the file anew, with these records."""
+        self.close()
+        self._file = self.path.open("w", encoding="utf-8")
+        self.write(records)
 
     def __call__(self, rows: Rows) -> None:
         """Appends and flushes the rows."""
@@ -87,7 +97,7 @@ class Csv:
             self._file = self._opened(step)
 
     def _opened(self, step: int) -> TextIO:
-        _cut(self.path, lambda line: _step_of_csv(line) <= step)
+        _keep_until(self.path, step, _step_of_csv)
         if self.path.exists() and self.path.stat().st_size:
             with self.path.open(encoding="utf-8", newline="") as file:
                 self._header = next(csv.reader(file))
@@ -120,30 +130,57 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _step_of_json(line: str) -> float:
-    if not line.endswith("\n"):
-        return math.inf  # A kill cut the line, perhaps just before its end.
+def _step_of_json(line: str) -> float | None:
+    """The step of a line; None of one that was not written here."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf
+        return None
 
 
-def _step_of_csv(line: str) -> float:
+def _step_of_csv(line: str) -> float | None:
     first = line.split(",", 1)[0]
     if first == "step":
         return 0.0
-    return float(first) if first.isdigit() and line.endswith("\n") else math.inf
+    return float(first) if first.isascii() and first.isdigit() else None
 
 
-def _cut(path: Path, keep: Callable[[str], bool]) -> None:
-    """Rewrites a file without the lines from the first unwanted one on."""
+def _keep_until(path: Path, step: int, step_of: Callable[[str], float | None]) -> None:
+    """Cuts the lines of later steps off a file, and a last line that a kill has torn.
+
+    A file in which other lines are damaged is put aside whole, and its sound lines are written
+    anew: nothing that may be of use is deleted.
+    """
     if not path.exists():
         return
-    end = 0
-    with path.open("r+b") as file:
-        for line in file:
-            if not keep(line.decode("utf-8", errors="replace")):
-                break
-            end += len(line)
-        file.truncate(end)
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    steps = [step_of(line.decode("utf-8", errors="replace")) for line in lines]
+    damaged = [number for number, found in enumerate(steps, 1) if found is None]
+    kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
+    if not damaged:
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, kept)))
+        return
+    aside = put_aside(path)
+    path.write_bytes(b"".join(kept))
+    _log.warning(
+        "%s: line %d is damaged%s; the file is now %s, and its %d sound lines up to step %d are "
+        "written again",
+        path,
+        damaged[0],
+        f", and {len(damaged) - 1} others" if damaged[1:] else "",
+        aside.name if aside else "gone",
+        len(kept),
+        step,
+    )
+
+
+def put_aside(path: Path) -> Path | None:
+    """Gives a damaged file another name, which is returned; None where nothing is in it."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    numbers = itertools.count(1)
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in numbers)
+    return path.rename(next(name for name in names if not name.exists()))

@@ -98,3 +98,26 @@ def test_without_a_step_the_first_rows_are_where_the_run_is(make, name, tmp_path
     assert path.read_bytes() == whole.read_bytes()
     make(path).close()
     assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"\xff", b"[" * 100_000, b"{}"])
+def test_a_damaged_line_loses_no_other(damage, tmp_path, caplog):
+    """The file is put aside whole, its sound lines are kept, and a line says so."""
+    path = tmp_path / "m.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 3}) for step in range(1, 8)]
+    whole = "\n".join([*lines[:3], "damaged", *lines[4:], ""]).encode().replace(b"damaged", damage)
+    path.write_bytes(whole)
+    JsonLines(path, step=6).close()
+    assert path.read_text().splitlines() == [*lines[:3], *lines[4:6]]
+    assert (tmp_path / "m.jsonl.damaged-1").read_bytes() == whole
+    assert "line 4 is damaged" in caplog.text
+
+
+def test_a_torn_last_line_is_no_damage(tmp_path, caplog):
+    """A kill leaves such a line; it is cut off, as later steps are, and nothing is said."""
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    JsonLines(path, step=2).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert not caplog.text
+    assert len(list(tmp_path.iterdir())) == 1
