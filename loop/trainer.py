@@ -328,6 +328,7 @@ class Trainer:
                     progress(self)
                 self._boundary(step)
                 self._show(outcome.rows)
+                self._answer_signal()
                 if self.stop_reason is not None:
                     return step
         if step < until:
@@ -356,7 +357,6 @@ class Trainer:
         for every in self._actions:
             if every.is_due(step):
                 every.action(self)
-        self._answer_signal()
 
     def _answer_signal(self) -> None:
         """Stops on every worker if one has noted a signal."""
