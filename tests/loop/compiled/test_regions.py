@@ -43,7 +43,7 @@ def _compiled(step, mode="graph"):
 
 def _apart(compiled):
     """The operations of the functions that are not put in line."""
-    chunk = compiled.prepare(0, 6)
+    chunk = compiled.prepare(0, 6).chunk
     graph = compiled._call.get_concrete_function(*compiled._arguments(chunk, 0, 0, 0)).graph
     functions = {f.signature.name: f for f in graph.as_graph_def().library.function}
     waiting = [name for name, f in functions.items() if f.attr["_noinline"].b]
