@@ -10,7 +10,7 @@ from loop.actions.meter import Meter, Phase
 from loop.compiled.compiled_loop import CompiledLoop, Outcome
 from loop.distribute import Replicas
 from loop.errors import WorkerLostError
-from loop.run.prefetch import Call, prefetched_calls
+from loop.run.prefetch import prefetched_calls
 
 _log = logging.getLogger(__name__)
 
@@ -89,25 +89,25 @@ class Calls:
                     raise
                 if call is None:
                     return
-                yield self._made(loop, call)
-
-    def _made(self, loop: CompiledLoop, call: Call) -> Outcome:
-        phase: Phase = "train"
-        if not self._compiled and loop.mode != "eager":
-            if loop.compiles_by_a_step:
-                phase = "compile"
-            else:
-                with self._meter.phase("compile"):
-                    loop.run(call.prepared, 0)
-        self._compiled = True
-        with self._meter.phase(phase):
-            outcome = loop.run(
-                call.prepared, call.count, max_nonfinite=self._max_nonfinite, streak=self._streak
-            )
-        self._streak = outcome.streak
-        if phase == "train":
-            self._meter.count(len(outcome.rows), len(outcome.rows) * self._batch_size)
-        return outcome
+                phase: Phase = "train"
+                if not self._compiled and loop.mode != "eager":
+                    if loop.compiles_by_a_step:
+                        phase = "compile"
+                    else:
+                        with self._meter.phase("compile"):
+                            loop.run(call.prepared, 0)
+                self._compiled = True
+                with self._meter.phase(phase):
+                    outcome = loop.run(
+                        call.prepared,
+                        call.count,
+                        max_nonfinite=self._max_nonfinite,
+                        streak=self._streak,
+                    )
+                self._streak = outcome.streak
+                if phase == "train":
+                    self._meter.count(len(outcome.rows), len(outcome.rows) * self._batch_size)
+                yield outcome
 
     def _least(self, steps: int) -> int:
         """The steps that every worker has input for; it also agrees on how long a call may be."""
