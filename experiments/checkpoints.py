@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from experiments.entry import tensorflow_import
 from experiments.entry.program import called
+from experiments.entry.run_main import run_main
 from experiments.entry.significant import significant
 
 if TYPE_CHECKING:
@@ -163,5 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _DAMAGED
 
 
+def cli() -> NoReturn:
+    """The program: a pipe that is closed early (`| head`) is no fault of it."""
+    run_main(lambda argv: main(argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli()

@@ -47,6 +47,8 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != {launcher}:
         sys.exit(128 + signal.SIGTERM)
+for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)  # Python ignores both, and `exec` would hand that on.
 os.execvp(sys.argv[1], sys.argv[1:])
 """.strip()
 

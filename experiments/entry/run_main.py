@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from experiments.entry.errors import InputError
 from experiments.entry.shown import shown
@@ -61,7 +61,9 @@ def run_main(
         sys.exit(0)
     with shown() as (output, _):
         try:
-            status = main(arguments) or 0
+            status: Any = main(arguments)
+        except SystemExit as ended:  # As after a help.
+            status = ended.code
         except (InputError, KeyboardInterrupt) as error:
             if debug_requested(arguments[1:]):
                 traceback.print_exc()
@@ -74,4 +76,4 @@ def run_main(
                 reason = output.error.strerror
                 print(f"error: standard output: not all was written ({reason})", file=sys.stderr)
                 status = status or EXIT_FAILED
-    sys.exit(status)
+    sys.exit(status or 0)

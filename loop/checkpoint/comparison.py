@@ -14,6 +14,8 @@ import tensorflow as tf
 
 from loop.checkpoint.values import Array, describe_variable, raw_bytes
 
+_LONGEST_VALUE = 200
+
 
 def _processor() -> str:
     """The CPU's model name; the machine's type where the system does not tell."""
@@ -80,10 +82,16 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[st
     """
     old, new = dict(_leaves(saved, "")), dict(_leaves(current, ""))
     return [
-        f"{name}: saved {repr(old[name]) if name in old else 'nothing'}, "
-        f"now {repr(new[name]) if name in new else 'nothing'}"
+        f"{name}: saved {_shown(old[name]) if name in old else 'nothing'}, "
+        f"now {_shown(new[name]) if name in new else 'nothing'}"
         for name in changed(saved, current)
     ]
+
+
+def _shown(value: Any) -> str:
+    """The value, cut where it is long: a run's evaluations are thousands of numbers."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 @dataclasses.dataclass(frozen=True)

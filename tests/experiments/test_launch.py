@@ -342,3 +342,10 @@ def test_workers_end_with_their_launcher(number, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert len(list(tmp_path.glob("saved*"))) == 2
+
+
+def test_a_closed_pipe_ends_a_workers_own_programs():
+    """SIGPIPE is not ignored in a worker: `yes` would otherwise complain of the closed pipe."""
+    status, output = _finished(_launch("--", "sh", "-c", "yes | head -n 1"))
+    assert status == 0
+    assert sorted(output.splitlines()) == ["[0] y", "[1] y"]

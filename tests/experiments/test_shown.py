@@ -1,6 +1,7 @@
 """What only shows does not end a run: real runs whose output and terminal go."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -96,3 +97,52 @@ def test_nohup_keeps_a_run(tmp_path):
         time.sleep(0.05)
     process.terminate()
     assert process.wait(60) == 143
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("experiments.train", "--help"), ("experiments.checkpoints", "list", "{run}")],
+)
+def test_what_is_asked_for_and_not_shown_is_said(arguments, tmp_path):
+    """A help and a list to a pipe that is closed: one line and status 1, no traceback."""
+    with open(os.devnull, "w") as nowhere:
+        assert _ended(tmp_path, nowhere, nowhere).returncode == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", *(part.format(run=tmp_path) for part in arguments)]
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=_QUIET,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == "error: standard output: not all was written (Broken pipe)\n"
+
+
+def _small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def test_a_full_disk_is_no_bad_input(tmp_path):
+    """A checkpoint that does not fit ends the run with 1, in one line; 2 is the user's input."""
+    command = [*_TRAIN, "--steps=8", f"--directory={tmp_path}"]
+    ended = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=_QUIET,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        preexec_fn=_small_files,
+    )
+    assert ended.returncode == 1
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "File too large" in errors[0]
+    assert "Traceback" not in ended.stderr

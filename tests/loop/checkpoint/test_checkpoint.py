@@ -293,6 +293,10 @@ def test_metadata_differences_name_what_changed() -> None:
     ]
     assert checkpoint.changed(saved, now) == ["a.on", "a.rate", "gone", "new"]
     assert checkpoint.differences(now, now) == []
+    (line,) = checkpoint.differences({"evaluations": list(range(1000))}, {"evaluations": []})
+    assert len(line) < 300
+    assert line.startswith("evaluations: saved [0, 1, 2, ")
+    assert line.endswith("..., now []")
     here = checkpoint.environment()
     assert here["tensorflow"] == tf.__version__
     assert here["intra_op_threads"] >= 1
