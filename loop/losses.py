@@ -8,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from loop import step_context
+from loop.feeds.feed import Batch
 from loop.user_code import called, found
 
-Batch = dict[str, tf.Tensor]
 LossFunction = Callable[[Batch], "tf.Tensor | tuple[tf.Tensor, Mapping[str, tf.Tensor]]"]
 
 _LOSS_FN = "GradientStep: loss_fn"

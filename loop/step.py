@@ -15,8 +15,9 @@ from loop import statistics, step_context
 from loop.accumulation import accumulate, micro_batch
 from loop.averaging.shadow_weights import ShadowWeights
 from loop.compiled.undo import Before
+from loop.feeds.feed import Batch
 from loop.gradients import clip_gradients, reduce_sum, rows_exist
-from loop.losses import Batch, LossFunction, loss_and_metrics, mean_share
+from loop.losses import LossFunction, loss_and_metrics, mean_share
 from loop.optimizers import Optimizer
 from loop.precision.loss_scale import LossScale, unscale_gradients
 from loop.precision.policy import Precision, as_precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -342,15 +342,22 @@ class Trainer:
         """Gives the rows to the writers, after what is due at their end: saving comes first."""
         for writer in [*self._writers]:
             try:
-                writer(rows)
-            except OSError as error:  # What only shows does not end a run.
-                self._writers.remove(writer)
-                _log.error(
-                    "%s cannot write (%s): it is given nothing more", type(writer).__name__, error
-                )
+                with self._dropping_if_it_cannot_write(writer):
+                    writer(rows)
             except Exception:
                 self.save()
                 raise
+
+    @contextlib.contextmanager
+    def _dropping_if_it_cannot_write(self, writer: Writer) -> Iterator[None]:
+        """What only shows does not end a run: such a writer is given nothing more."""
+        try:
+            yield
+        except OSError as error:
+            self._writers.remove(writer)
+            _log.error(
+                "%s cannot write (%s): it is given nothing more", type(writer).__name__, error
+            )
 
     def _boundary(self, step: int) -> None:
         self._directory.poll()
@@ -405,9 +412,10 @@ class Trainer:
         with held_back():
             if self._evaluations.record(step, results):
                 self._directory.write_evaluation(step, results)
-                for writer in self._writers:
+                for writer in [*self._writers]:
                     if hasattr(writer, "evaluated"):
-                        writer.evaluated(step, results)
+                        with self._dropping_if_it_cannot_write(writer):
+                            writer.evaluated(step, results)
         return results
 
     def history(self, *, evaluations: bool = False, as_frame: bool = False) -> Any:

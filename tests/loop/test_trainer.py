@@ -504,6 +504,24 @@ def test_a_writer_that_cannot_write_ends_nothing(caplog):
     ]
 
 
+def test_a_writer_that_cannot_write_results_ends_nothing(caplog):
+    """The results of an evaluation are as little a reason to end as the rows are."""
+
+    class Full:
+        def __call__(self, rows):
+            calls.append(len(rows))
+
+        def evaluated(self, *_):
+            raise OSError(28, "No space left on device")
+
+    calls = []
+    with _trainer(steps_per_call=4, writers=[Full()], evaluate_every=5) as trainer:
+        trainer.train(until=12)
+    assert int(trainer.global_step) == 12
+    assert sum(calls) < 12
+    assert caplog.text.count("Full cannot write") == 1
+
+
 def test_a_writer_with_a_fault_loses_no_step(tmp_path):
     """Its error ends training after what is due there and a save: a resume is the uncut run."""
 
