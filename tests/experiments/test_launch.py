@@ -338,6 +338,8 @@ def test_workers_end_with_their_launcher(number, tmp_path):
     workers = _workers_of(process)
     process.send_signal(number)
     process.wait(30)
+    if number == signal.SIGHUP:  # It waits for them, and ends with their status.
+        assert process.returncode == 143
     while any(pathlib.Path(f"/proc/{worker}/cmdline").exists() for worker in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
