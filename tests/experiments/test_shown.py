@@ -15,13 +15,18 @@ _TRAIN = (
     *(sys.executable, "-m", "experiments.train", "--model=mlp", "--batch_size=32"),
     *("--compile=graph", "--log_every=2"),
 )
-_QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+# Outputs are buffered, as a user's are: that they cannot be written shows when they are flushed.
+_QUIET = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
 
 
-def _ended(directory, stdout, stderr, *prefix):
+def _ended(directory, stdout, stderr, *prefix, unbuffered=""):
     command = [*prefix, *_TRAIN, "--steps=8", f"--directory={directory}"]
+    environment = {**_QUIET, "PYTHONUNBUFFERED": unbuffered}
     return subprocess.run(
-        command, cwd=ROOT, env=_QUIET, stdout=stdout, stderr=stderr, timeout=300, check=False
+        command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr, timeout=300, check=False
     )
 
 
@@ -30,10 +35,11 @@ def _is_whole(directory):
     return {"result.json", "checkpoint-000000000008"} <= set(names)
 
 
-def test_results_that_cannot_be_shown_are_said(tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_results_that_cannot_be_shown_are_said(unbuffered, tmp_path):
     """A full standard output: the run is whole on disk, one line says why, the status is 1."""
     with open("/dev/full", "w") as full:
-        ended = _ended(tmp_path, full, subprocess.PIPE)
+        ended = _ended(tmp_path, full, subprocess.PIPE, unbuffered=unbuffered)
     assert ended.returncode == 1
     assert _is_whole(tmp_path)
     lines = ended.stderr.decode().splitlines()
